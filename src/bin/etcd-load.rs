@@ -1,0 +1,7 @@
+//! The load test and its command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(etcd_janitor::load::main())
+}

@@ -1,0 +1,310 @@
+//! The picture in columns.
+
+use std::io::{self, Write};
+
+use chrono::{DateTime, Utc};
+
+use crate::cli::printable;
+use crate::cli::screen::{Cell, Screen, column, columns, optional, wrap};
+use crate::cli::seen::Seen;
+use crate::http::{Level, ago, bytes, growing, hints, span, verdict};
+use crate::plan::hold::instant;
+use crate::plan::reason::Outcome;
+use crate::plan::record::RoundRecord;
+use crate::plan::snapshot::{Member, Role, Snapshot, Task, TaskKind};
+
+/// Who asked for how much.
+struct Scope<'a> {
+    snapshot: &'a Snapshot,
+    wide: bool,
+    screen: Screen,
+    now: DateTime<Utc>,
+}
+
+/// Verdict, members, tasks, what stands in the way, and what to do about it.
+pub(super) fn write(
+    seen: &Seen,
+    wide: bool,
+    screen: Screen,
+    now: DateTime<Utc>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let scope = Scope { snapshot: &seen.snapshot, wide, screen, now };
+    if let Some(why) = &seen.without_daemon {
+        let text = format!("{why} This is what etcd itself shows, and this command's configuration.");
+        let word = screen.paint(Level::Attention, "NO JANITOR");
+        writeln!(out, "{word}  {}\n", wrap(screen, 12, &printable(&text)))?;
+    }
+    let verdict = verdict(scope.snapshot, now);
+    let word = verdict.level.name().to_uppercase();
+    let told = wrap(screen, word.len() + 2, &printable(&verdict.text));
+    writeln!(out, "{}  {told}\n", screen.paint(verdict.level, &word))?;
+    scope.cluster(out)?;
+    scope.members(out)?;
+    scope.tasks(out)?;
+    scope.details(out)?;
+    for hint in hints(scope.snapshot, now) {
+        let text = format!("{} (docs/operating.md#{})", printable(&hint.text), hint.anchor);
+        writeln!(out, "{} {}", screen.paint(Level::Attention, "!"), wrap(screen, 2, &text))?;
+    }
+    Ok(())
+}
+
+impl Scope<'_> {
+    fn cluster(&self, out: &mut impl Write) -> io::Result<()> {
+        let snapshot = self.snapshot;
+        let answering = snapshot.members.iter().filter(|member| member.problem.is_none()).count();
+        let leader = snapshot.members.iter().find(|member| member.role == Role::Leader);
+        let mut alarms: Vec<&str> = snapshot.alarms.iter().map(|alarm| alarm.alarm.as_str()).collect();
+        alarms.dedup();
+        let alarms = match snapshot.etcd_up {
+            _ if !alarms.is_empty() => printable(&alarms.join(",")),
+            Some(true) => "none".to_owned(),
+            _ => unknown(),
+        };
+        let turn = match snapshot.queue.as_slice() {
+            [] if snapshot.looked_at.is_none() => unknown(),
+            [] => "free".to_owned(),
+            [holder] => printable(holder),
+            [holder, waiting @ ..] => format!("{}, then {}", printable(holder), printable(&waiting.join(", "))),
+        };
+        let line = format!(
+            "CLUSTER {}   MEMBERS {answering}/{}   LEADER {}   ALARMS {alarms}   TURN {turn}   LOOKED {}",
+            snapshot.cluster_id.map_or_else(unknown, |id| id.to_string()),
+            snapshot.members.len(),
+            leader.map_or_else(unknown, |leader| printable(&leader.name)),
+            self.when(snapshot.looked_at),
+        );
+        writeln!(out, "{}\n", wrap(self.screen, 0, &line))
+    }
+
+    fn members(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.snapshot.members.is_empty() {
+            return Ok(());
+        }
+        let mut heads = vec![
+            column("MEMBER"),
+            column("ROLE"),
+            optional("VERSION", 5),
+            column("DB SIZE"),
+            column("IN USE"),
+            optional("QUOTA", 4),
+            optional("LAST DEFRAG", 2),
+            optional("FREED", 3),
+        ];
+        if self.wide {
+            heads.extend([optional("TOOK", 6), optional("SEEN", 7), optional("ID", 8)]);
+        }
+        heads.push(column("STATE"));
+        let rows: Vec<Vec<Cell>> = self.snapshot.members.iter().map(|member| self.member(member)).collect();
+        columns(self.screen, &heads, &rows, out)?;
+        writeln!(out)
+    }
+
+    fn member(&self, member: &Member) -> Vec<Cell> {
+        let star = if member.local { "*" } else { "" };
+        let last = self.last_defrag(member);
+        let freed = last.and_then(|record| record.size_before?.checked_sub(record.size_after?));
+        let mut row = vec![
+            format!("{}{star}", printable(&member.name)).into(),
+            member.role.name().into(),
+            member.version.as_deref().map_or_else(unknown, printable).into(),
+            member.db_size.map_or_else(unknown, bytes).into(),
+            share(member.db_size_in_use, member.db_size).into(),
+            match member.quota {
+                Some(0) => "off".to_owned(),
+                Some(quota) => share_of(quota, member.db_size),
+                None => unknown(),
+            }
+            .into(),
+            self.when(last.map(|record| record.ended_at)).into(),
+            freed.map_or_else(unknown, bytes).into(),
+        ];
+        if self.wide {
+            let took = last.and_then(|record| record.seconds);
+            row.extend([
+                took.map_or_else(unknown, |seconds| format!("{seconds:.1} s")).into(),
+                self.when(member.seen_at).into(),
+                Cell::from(member.id.to_string()),
+            ]);
+        }
+        row.push(self.state(member));
+        row
+    }
+
+    /// What a member is doing, or what is wrong with it.
+    fn state(&self, member: &Member) -> Cell {
+        // In its own defrag a member answers nothing, and is not down.
+        if self.snapshot.intent.as_ref().is_some_and(|intent| intent.member == member.id) {
+            return Cell::marked(Level::Working, "defrag under way");
+        }
+        if let Some(problem) = &member.problem {
+            return Cell::marked(Level::Bad, format!("! {}", printable(problem)));
+        }
+        if let Some(place) = self.snapshot.queue.iter().position(|name| *name == member.name) {
+            let text = if place == 0 { "has the turn".to_owned() } else { format!("in the queue, {place} before it") };
+            return Cell::marked(Level::Working, text);
+        }
+        let newest = self.snapshot.history.iter().find(|record| record.member == member.id);
+        match newest.map(|record| record.outcome) {
+            Some(outcome @ (Outcome::Failed(_) | Outcome::Unknown | Outcome::Skipped(_))) => {
+                Cell::marked(Level::Attention, format!("! last round {outcome}"))
+            }
+            _ if member.pays == Some(true) => "idle, a defrag pays".into(),
+            _ => "idle".into(),
+        }
+    }
+
+    fn last_defrag(&self, member: &Member) -> Option<&RoundRecord> {
+        self.snapshot.history.iter().find(|record| record.member == member.id && record.outcome == Outcome::Done)
+    }
+
+    fn tasks(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.snapshot.tasks.is_empty() {
+            return Ok(());
+        }
+        let heads = [
+            column("TASK"),
+            optional("SCHEDULE", 3),
+            column("NEXT RUN"),
+            column("LAST OUTCOME"),
+            optional("LAST RUN", 2),
+            column("STATE"),
+        ];
+        let rows: Vec<Vec<Cell>> = self.snapshot.tasks.iter().map(|task| self.task(task)).collect();
+        columns(self.screen, &heads, &rows, out)?;
+        writeln!(out)
+    }
+
+    fn task(&self, task: &Task) -> Vec<Cell> {
+        let state = match &task.waiting_for {
+            Some(blocked) if task.in_progress => {
+                Cell::marked(Level::Attention, printable(&format!("{}: {blocked}", task.phase)))
+            }
+            Some(blocked) => printable(&blocked.to_string()).into(),
+            None if task.in_progress => Cell::marked(Level::Working, printable(&task.phase)),
+            None => printable(&task.phase).into(),
+        };
+        let next = match task.next_run {
+            Some(at) if self.wide => instant(at),
+            Some(at) if at > self.now => format!("in {}", span(at - self.now)),
+            Some(_) => "now".to_owned(),
+            None => unknown(),
+        };
+        vec![
+            task.task.name().into(),
+            printable(&format!("{} {}", task.schedule, task.time_zone)).into(),
+            next.into(),
+            task.last_outcome.map_or_else(unknown, |outcome| outcome.to_string()).into(),
+            self.when(task.last_run).into(),
+            state,
+        ]
+    }
+
+    fn details(&self, out: &mut impl Write) -> io::Result<()> {
+        let snapshot = self.snapshot;
+        let mut lines = Vec::new();
+        if let (Some(revision), Some(compacted)) = (snapshot.revision, snapshot.compact_revision) {
+            let behind = revision.saturating_sub(compacted);
+            // -1 is what etcd says of a cluster that was never compacted.
+            lines.push(match compacted {
+                ..=0 => ("COMPACTED", format!("nothing yet; the newest revision is {revision}")),
+                _ => ("COMPACTED", format!("to revision {compacted}, {behind} behind the newest ({revision})")),
+            });
+        }
+        if let Some(seconds) = snapshot.forecast_seconds {
+            lines.push(("FORECAST", format!("{seconds:.1} s for a defrag of the local member")));
+        }
+        if let Some(growth) = &snapshot.growth {
+            lines.push(("GROWTH", growing(growth, self.now)));
+        }
+        if let Some(intent) = &snapshot.intent {
+            let who = snapshot.members.iter().find(|member| member.id == intent.member);
+            let who = who.map_or_else(|| intent.member.to_string(), |member| member.name.clone());
+            let since = self.when(Some(intent.at));
+            lines
+                .push(("INTENT", format!("{} announced a defrag of {who} {since} in {}", intent.holder, intent.round)));
+        }
+        if let Some(why) = &snapshot.intent_unreadable {
+            lines.push(("INTENT", format!("cannot be read: {why}")));
+        }
+        if let Some(hold) = &snapshot.hold {
+            lines.push(("HOLD", format!("{} (another {})", hold.told(), span(hold.until - self.now))));
+        }
+        if let Some(why) = &snapshot.hold_unreadable {
+            lines.push(("HOLD", format!("cannot be read: {why}; `etcd-janitor release` removes it")));
+        }
+        if let Some(why) = &snapshot.missing_right {
+            lines.push(("RIGHTS", why.clone()));
+        }
+        if let Some(rescue) = &snapshot.rescue {
+            lines.push(("RESCUE", format!("{}: {}", rescue.round, rescue.told())));
+        }
+        for alarm in &snapshot.alarms {
+            lines.push(("ALARM", format!("{} raised by {}", alarm.alarm, alarm.member)));
+        }
+        if self.wide {
+            for certificate in &snapshot.certificates {
+                lines.push(("CERTIFICATE", format!("{} until {}", certificate.usage, instant(certificate.not_after))));
+            }
+            lines.push(("CONFIGURATION", snapshot.config.source.clone()));
+            let janitor = &snapshot.janitor;
+            if !janitor.instance.is_empty() {
+                let since = instant(janitor.started_at);
+                lines.push(("JANITOR", format!("{}, instance {}, since {since}", janitor.version, janitor.instance)));
+            }
+        }
+        if self.screen.width.is_some() {
+            // The last column may be cut.
+            for member in &snapshot.members {
+                if let Some(problem) = &member.problem {
+                    lines.push(("PROBLEM", format!("{}: {problem}", member.name)));
+                }
+            }
+            for task in snapshot.tasks.iter().filter(|task| task.in_progress) {
+                if let Some(blocked) = &task.waiting_for {
+                    lines.push(("WAITING", format!("{}: {blocked}", task.task.name())));
+                }
+            }
+        }
+        let decision = snapshot.decisions.iter().rev().find(|decision| decision.task == TaskKind::Defrag);
+        if let Some(decision) = decision {
+            lines.push(("DECIDED", format!("{}: {}", self.when(Some(decision.at)), decision.text)));
+        }
+        for (name, text) in &lines {
+            writeln!(out, "{}", wrap(self.screen, 0, &format!("{name} {}", printable(text))))?;
+        }
+        if !lines.is_empty() {
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    /// Relative for the eye; absolute where there is room.
+    fn when(&self, at: Option<DateTime<Utc>>) -> String {
+        match at {
+            Some(at) if self.wide => instant(at),
+            Some(at) => ago(self.now - at),
+            None => unknown(),
+        }
+    }
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+fn share(in_use: Option<u64>, size: Option<u64>) -> String {
+    match (in_use, size) {
+        (Some(in_use), Some(size)) if size > 0 => format!("{} ({:.0}%)", bytes(in_use), percent(in_use, size)),
+        _ => unknown(),
+    }
+}
+
+fn share_of(quota: u64, size: Option<u64>) -> String {
+    size.map_or_else(|| bytes(quota), |size| format!("{} ({:.0}%)", bytes(quota), percent(size, quota)))
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64 * 100.0
+}

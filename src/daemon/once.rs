@@ -1,0 +1,247 @@
+//! One run of a task for the command line, with the plans and hands of the daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::SubsecRound;
+use tokio::task::JoinSet;
+
+use super::hands::Hands;
+use super::policy;
+use crate::config::Config;
+use crate::etcd::{self, Calls, Class, Clock, Cluster, Error, Identity};
+use crate::http::Metrics;
+use crate::plan::cluster::{Look, Place};
+use crate::plan::compaction::{Compactor, Step as CompactionStep};
+use crate::plan::forecast::{forecast, measured_by_etcd, recorded};
+use crate::plan::janitor::Janitor;
+use crate::plan::member::{MemberId, RoundId, RoundKind};
+use crate::plan::reason::{Outcome, Reason};
+use crate::plan::record::RoundRecord;
+use crate::plan::step::{Answer, Event, Me, Step, Ticket};
+
+/// Why a run gave no outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    /// Nobody was reached; one sentence.
+    Unreachable(String),
+    /// etcd answers and does not let us, or it is the wrong one; one sentence.
+    Refused(String),
+    /// Ctrl-C.
+    Interrupted {
+        /// Whether a `Defragment` had been sent: it cannot be cancelled.
+        sent: bool,
+    },
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        let reason = error.blocked().reason;
+        let text = format!("{reason}: {error}. {}", reason.remedy());
+        match reason {
+            Reason::EtcdUnavailable => Stopped::Unreachable(text),
+            // A handshake that fails reaches nobody either, but etcd is there and says no.
+            _ => Stopped::Refused(text),
+        }
+    }
+}
+
+/// What there is to tell while it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// One sentence.
+    Said(String),
+    /// How far it is; told again and again.
+    At(Progress),
+}
+
+/// How far a defrag is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// What it is doing, in words.
+    pub phase: &'static str,
+    /// What it waits for, as one line.
+    pub waiting_for: Option<String>,
+    /// Who has the turn and who waits for it, by name.
+    pub queue: Vec<String>,
+    /// Since when `Defragment` has been open; none: it is not sent.
+    pub sent_for: Option<Duration>,
+    /// How long it is expected to take.
+    pub forecast: Option<Duration>,
+}
+
+/// Where that goes.
+pub type Tell<'a> = Box<dyn FnMut(Told) + 'a>;
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// What Ctrl-C leaves for giving the turn up.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Connects and finds out who answers at the local address, for a command that ends soon.
+///
+/// # Errors
+///
+/// When etcd cannot be used.
+pub async fn connect(config: &Config) -> Result<(Arc<Cluster>, Identity), Stopped> {
+    let cluster = Arc::new(clients(config)?);
+    let identity = cluster.identify().await?;
+    Ok((cluster, identity))
+}
+
+/// The connections of one command. Nobody is connected to yet.
+///
+/// # Errors
+///
+/// When files of the connection cannot be read.
+pub fn clients(config: &Config) -> Result<Cluster, Error> {
+    let calls =
+        Calls::new().map_err(|error| Error::new(Class::Local, "start", &config.etcd.endpoint, error.to_string()))?;
+    Cluster::new(&config.etcd, calls)
+}
+
+/// A round of kind `manual`, due now.
+///
+/// # Errors
+///
+/// When etcd cannot be used, or on Ctrl-C.
+pub async fn defrag(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, String), Stopped> {
+    let clock = Clock::new();
+    let (cluster, identity) = connect(config).await?;
+    let history = etcd::history(&cluster).await.unwrap_or_default();
+    let rounds = policy::rounds(config, recorded(identity.member, &history));
+    let me = Me {
+        member: identity.member,
+        name: identity.name.clone(),
+        instance: uuid::Uuid::new_v4().simple().to_string(),
+        holder: format!("cli@{}", std::env::var("HOSTNAME").unwrap_or_else(|_| identity.name.clone())),
+    };
+    let metrics = Metrics::new().map_err(|error| Stopped::Unreachable(error.to_string()))?;
+    let hands = Hands {
+        cluster,
+        clock,
+        me: me.clone(),
+        history_limit: config.history.limit,
+        quota: config.alarms.quota,
+        data_dir: config.defrag.data_dir.clone(),
+        metrics: Arc::new(metrics),
+    };
+    let mut janitor = Janitor::new(me, rounds);
+    let round = RoundId { kind: RoundKind::Manual, due: clock.now().wall.trunc_subsecs(0) };
+    let mut work: JoinSet<(Ticket, Answer)> = JoinSet::new();
+    let mut event = Event::Due { round, jitter: Duration::ZERO };
+    let mut leave_by = None;
+    let mut progress = Progress::default();
+    let mut sent_at = None;
+    loop {
+        if let Event::Answered { answer: Answer::Looked(look), .. } = &event {
+            look_at(&mut progress, look, identity.member, &history);
+        }
+        for step in janitor.on(event, clock.now()) {
+            match step {
+                Step::Do { ticket, action } => {
+                    let hands = hands.clone();
+                    work.spawn(async move { (ticket, hands.carry_out(action).await) });
+                }
+                Step::Say(say) => tell(Told::Said(say.text)),
+                Step::Ended(ended) if leave_by.is_none() => {
+                    tell(Told::Said(format!("{} {}", ended.outcome, ended.detail).trim_end().to_owned()));
+                    return Ok((ended.outcome, ended.detail));
+                }
+                Step::Ended(_) => return Err(Stopped::Interrupted { sent: false }),
+                Step::Adopted(record) => tell(Told::Said(format!("settled an open intent: {}", record.detail))),
+                Step::TurnLost => tell(Told::Said("the turn was lost".to_owned())),
+                Step::Drain(_) | Step::TurnReached(_) | Step::RescueOver => {}
+            }
+        }
+        if let Some(round) = janitor.round() {
+            progress.phase = round.phase();
+            progress.waiting_for = round.blocked().map(ToString::to_string);
+        }
+        if janitor.is_sent() {
+            let sent_at = *sent_at.get_or_insert_with(|| clock.mono());
+            progress.sent_for = Some(clock.mono().since(sent_at));
+        } else {
+            (sent_at, progress.sent_for) = (None, None);
+        }
+        tell(Told::At(progress.clone()));
+        let at = janitor.wake_at().unwrap_or_else(|| clock.mono() + Duration::from_secs(1));
+        let due = leave_by.map_or(at, |by| at.min(by));
+        let tick = tokio::time::Instant::from_std(clock.instant(due.min(clock.mono() + TELL_EVERY)));
+        event = tokio::select! {
+            Some(Ok((ticket, answer))) = work.join_next(), if !work.is_empty() => Event::Answered { ticket, answer },
+            _ = tokio::signal::ctrl_c() => {
+                if janitor.is_sent() {
+                    return Err(Stopped::Interrupted { sent: true });
+                }
+                leave_by = Some(clock.mono() + LEAVE_WITHIN);
+                Event::Quiesce
+            }
+            () = tokio::time::sleep_until(tick) => Event::Tick,
+        };
+        if leave_by.is_some_and(|by| clock.mono() >= by) {
+            return Err(Stopped::Interrupted { sent: janitor.is_sent() });
+        }
+    }
+}
+
+/// What a look tells of the queue and of how long it will take.
+fn look_at(progress: &mut Progress, look: &Look, me: MemberId, history: &[RoundRecord]) {
+    if let Ok(records) = &look.records {
+        let holder = |place: &Place| place.value.as_ref().map(|turn| turn.holder.clone()).unwrap_or_default();
+        progress.queue = records.turns.iter().map(holder).collect();
+    }
+    if let Some(Ok(status)) = look.member(me).map(|member| &member.status) {
+        let expected = forecast(status.db_size_in_use, recorded(me, history), measured_by_etcd(me, look));
+        progress.forecast = Some(expected.duration);
+    }
+}
+
+/// A compaction, due now. What is older than the retention is known only from the window that a daemon stored.
+///
+/// # Errors
+///
+/// When etcd cannot be used, or on Ctrl-C.
+pub async fn compact(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, String), Stopped> {
+    let clock = Clock::new();
+    let (cluster, identity) = connect(config).await?;
+    let mut compactor = Compactor::new(identity.member, policy::compactions(config), clock.mono());
+    let mut step = compactor.due();
+    loop {
+        step = match step.take() {
+            Some(CompactionStep::Survey) => {
+                let survey = etcd::survey(&cluster, &clock).await.map_err(|error| error.blocked());
+                let surveyed = compactor.surveyed(survey, clock.now());
+                if surveyed.is_none() {
+                    tell(Told::Said("another member leads: its janitor compacts first; waits for it".to_owned()));
+                }
+                surveyed
+            }
+            Some(CompactionStep::Compact(revision)) => {
+                tell(Told::Said(format!("compacts to revision {revision}")));
+                let result = etcd::compact(&cluster, revision, config.compaction.physical).await;
+                let told = result.map(|compacted| compacted.told(revision));
+                compactor.compacted(told.map_err(|error| error.blocked()), clock.mono())
+            }
+            Some(CompactionStep::Store(window)) => {
+                if let Err(error) = etcd::store_window(&cluster, &window).await {
+                    tell(Told::Said(format!("the window could not be stored: {error}")));
+                }
+                compactor.stored()
+            }
+            Some(CompactionStep::Ended { outcome, detail, .. }) => {
+                tell(Told::Said(format!("{outcome} {detail}").trim_end().to_owned()));
+                return Ok((outcome, detail));
+            }
+            None => {
+                let at = compactor.wake_at().unwrap_or_else(|| clock.mono());
+                tokio::select! {
+                    () = tokio::time::sleep_until(tokio::time::Instant::from_std(clock.instant(at))) => {}
+                    _ = tokio::signal::ctrl_c() => return Err(Stopped::Interrupted { sent: false }),
+                }
+                compactor.tick(clock.mono())
+            }
+        };
+    }
+}

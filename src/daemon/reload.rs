@@ -1,0 +1,142 @@
+//! Noticing that files changed, and taking over what they say now.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Daemon, policy};
+use crate::config::{self, Config, Fingerprint, Invalid, Loaded, Source, read_fingerprint};
+use crate::plan::reason::{Blocked, Reason};
+use crate::plan::step::Event;
+use crate::plan::time::Mono;
+
+/// Content is polled: a ConfigMap or Secret changes by swapping symlinks, which no watch on the file would see.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// Which files are watched, and what was last read from them.
+pub(super) struct Reload {
+    source: Source,
+    tried: Option<Fingerprint>,
+    material: HashMap<PathBuf, Option<Fingerprint>>,
+    next: Mono,
+}
+
+impl Reload {
+    pub(super) fn new(source: Source, now: Mono) -> Self {
+        Reload { source, tried: None, material: HashMap::new(), next: now + CHECK_EVERY }
+    }
+
+    pub(super) fn next_check(&self) -> Mono {
+        self.next
+    }
+
+    /// Whether a file that holds certificates, keys, a password or a token has another content than last time.
+    fn material_changed(&mut self, config: &Config) -> bool {
+        let paths: [&Option<PathBuf>; 7] = [
+            &config.etcd.tls.ca_file,
+            &config.etcd.tls.cert_file,
+            &config.etcd.tls.key_file,
+            &config.etcd.auth.password_file,
+            &config.http.bearer_token_file,
+            &config.http.tls.cert_file,
+            &config.http.tls.key_file,
+        ];
+        let content: HashMap<PathBuf, Option<Fingerprint>> =
+            paths.into_iter().flatten().map(|path| (path.clone(), read_fingerprint(path).ok())).collect();
+        let changed = content != self.material;
+        self.material = content;
+        changed
+    }
+}
+
+impl Daemon {
+    /// Looks whether any file changed.
+    pub(super) fn check_files(&mut self) {
+        let now = self.clock.mono();
+        self.reload.next = now + CHECK_EVERY;
+        if let Some(file) = self.reload.source.file.clone() {
+            let content = read_fingerprint(&file).ok();
+            if content != self.reload.tried {
+                tracing::info!(file = %file.display(), "the configuration file changed");
+                return self.reload_now();
+            }
+        }
+        if let Some(config) = self.config.clone()
+            && self.reload.material_changed(&config)
+        {
+            tracing::info!("certificates or credentials changed; connects anew");
+            self.renew_listener(&config);
+            self.link.files_changed(now);
+        }
+    }
+
+    fn renew_listener(&mut self, config: &Config) {
+        self.listener.renew(config, self.clock.now());
+        self.view.listener = self.listener.certificates.clone();
+        self.view.listener_problem = self.listener.problem.clone();
+    }
+
+    /// Reads the configuration; a bad one leaves the old one in force.
+    pub(super) fn reload_now(&mut self) {
+        let loaded = config::load(&self.reload.source);
+        self.adopt_config(loaded);
+    }
+
+    pub(super) fn refuse(&mut self, invalid: &Invalid) {
+        self.reload.tried = invalid.fingerprint;
+        let problems: Vec<String> = invalid.problems.iter().map(ToString::to_string).collect();
+        for problem in &problems {
+            tracing::error!(problem, "the configuration is not valid");
+        }
+        self.view.config.last_reload_successful = false;
+        self.view.config.problems = problems;
+        if self.config.is_none() {
+            tracing::error!("no valid configuration: serves, and does no maintenance until there is one");
+            let detail = "no valid configuration has been read; nothing is maintained";
+            self.view.problem = Some(Blocked::new(Reason::ConfigInvalid, detail));
+        } else {
+            tracing::warn!("the configuration read before stays in force");
+        }
+    }
+
+    pub(super) fn apply(&mut self, loaded: Loaded) {
+        self.reload.tried = loaded.fingerprint;
+        for warning in &loaded.warnings {
+            tracing::warn!(warning, "configuration");
+        }
+        let now = self.clock.mono();
+        let config = Arc::new(loaded.config);
+        let before = self.config.replace(Arc::clone(&config));
+        self.view.config.valid = true;
+        self.view.config.last_reload_successful = true;
+        self.view.config.problems = loaded.warnings;
+        self.view.config.dry_run = config.dry_run;
+        self.level.set(&config.log.level);
+        self.renew_listener(&config);
+        self.set_schedules(&config);
+        let _ = self.reload.material_changed(&config);
+        match &before {
+            None => {
+                self.view.problem = None;
+                self.link.renew(now);
+            }
+            Some(before) => {
+                tracing::info!("the new configuration is in force");
+                if before.etcd != config.etcd {
+                    self.link.renew(now);
+                }
+                let fixed = |config: &Config| (config.http.listen, config.http.max_connections, config.log.format);
+                if fixed(before) != fixed(&config) {
+                    tracing::warn!("http.listen, http.max_connections and log.format take effect at the next start");
+                }
+            }
+        }
+        if let Some(compactor) = &mut self.compactor {
+            compactor.set_policy(policy::compactions(&config));
+        }
+        let rounds = policy::rounds(&config, self.view.recorded);
+        self.janitor_event(Event::Policy(Box::new(rounds)));
+        self.probes.set(self.link.cluster(), config.defrag.timeout);
+    }
+}

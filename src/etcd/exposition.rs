@@ -1,0 +1,162 @@
+//! Reads the few figures that are needed from a Prometheus text page.
+
+use crate::plan::cluster::{QuotaBytes, Scrape};
+use crate::plan::member::MemberId;
+
+/// What a member's metrics page says, and whose page it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// `etcd_server_id`.
+    pub server: MemberId,
+    /// Its figures.
+    pub scrape: Scrape,
+}
+
+/// Reads a page; the error says what is missing.
+///
+/// Open calls are `grpc_server_started_total - sum(grpc_server_handled_total)`: right on every release tried, for queued
+/// and abandoned calls too, where `etcd_disk_defrag_inflight` is not before 3.5.23.
+pub fn read(text: &str) -> Result<Page, String> {
+    let mut server = None;
+    let mut started: [Option<f64>; 2] = [None, None];
+    let mut handled = [0.0, 0.0];
+    let mut count = None;
+    let mut seconds = 0.0;
+    let mut start = None;
+    let mut quota = None;
+    let mut compact_revision = None;
+    for line in text.lines() {
+        let Some(sample) = Sample::read(line) else { continue };
+        match sample.name {
+            "etcd_server_id" => {
+                server = sample.label("server_id").and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
+            }
+            "grpc_server_started_total" => {
+                if let Some(at) = watched(&sample) {
+                    *started[at].get_or_insert(0.0) += sample.value;
+                }
+            }
+            "grpc_server_handled_total" => {
+                if let Some(at) = watched(&sample) {
+                    handled[at] += sample.value;
+                }
+            }
+            "etcd_disk_backend_defrag_duration_seconds_count" => count = Some(sample.value as u64),
+            "etcd_disk_backend_defrag_duration_seconds_sum" => seconds = sample.value,
+            "process_start_time_seconds" => start = Some(sample.value),
+            "etcd_server_quota_backend_bytes" => quota = quota_of(sample.value),
+            "etcd_debugging_mvcc_compact_revision" => compact_revision = Some(sample.value as i64),
+            _ => {}
+        }
+    }
+    let missing = |name: &str| format!("no {name} on the page: is this etcd's /metrics?");
+    let open = |at: usize| -> Result<u64, String> {
+        let started = started[at].ok_or_else(|| missing("grpc_server_started_total"))?;
+        // The page is not read at one instant: a call may be handled between the two lines.
+        Ok((started - handled[at]).max(0.0) as u64)
+    };
+    Ok(Page {
+        server: server.ok_or_else(|| missing("etcd_server_id"))?,
+        scrape: Scrape {
+            defrags_open: open(0)?,
+            snapshots_open: open(1)?,
+            defrag_count: count.ok_or_else(|| missing("etcd_disk_backend_defrag_duration_seconds_count"))?,
+            defrag_seconds: seconds,
+            process_start: start.ok_or_else(|| missing("process_start_time_seconds"))?,
+            quota,
+            compact_revision,
+        },
+    })
+}
+
+/// A quota of 0 is "not set up yet"; a negative one is a quota that is switched off, which etcd exports as the largest
+/// value it can count to.
+fn quota_of(value: f64) -> Option<QuotaBytes> {
+    if !(0.0..9.0e18).contains(&value) {
+        Some(QuotaBytes::Disabled)
+    } else if value >= 1.0 {
+        Some(QuotaBytes::Bytes(value as u64))
+    } else {
+        None
+    }
+}
+
+fn watched(sample: &Sample<'_>) -> Option<usize> {
+    match sample.label("grpc_method") {
+        Some("Defragment") => Some(0),
+        Some("Snapshot") if sample.label("grpc_service") == Some("etcdserverpb.Maintenance") => Some(1),
+        _ => None,
+    }
+}
+
+struct Sample<'a> {
+    name: &'a str,
+    labels: &'a str,
+    value: f64,
+}
+
+impl<'a> Sample<'a> {
+    /// `name{labels} value [timestamp]`. None for comments and for anything that is no sample.
+    fn read(line: &'a str) -> Option<Sample<'a>> {
+        if line.starts_with('#') {
+            return None;
+        }
+        let (series, rest) = match line.find('{') {
+            Some(_) => line.split_at(line.rfind('}')? + 1),
+            None => line.split_at(line.find(' ')?),
+        };
+        let value = rest.split_whitespace().next()?.parse().ok()?;
+        let (name, labels) = match series.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}')?),
+            None => (series, ""),
+        };
+        Some(Sample { name, labels, value })
+    }
+
+    /// The value of a label. None of the labels read here ever needs an escape.
+    fn label(&self, wanted: &str) -> Option<&'a str> {
+        self.labels.split(',').find_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            (name == wanted).then(|| value.trim_matches('"'))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = "\
+# HELP etcd_server_id Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.
+etcd_server_id{server_id=\"8e9e05c52164694d\"} 1
+grpc_server_started_total{grpc_method=\"Defragment\",grpc_service=\"etcdserverpb.Maintenance\",grpc_type=\"unary\"} 3
+grpc_server_started_total{grpc_method=\"Snapshot\",grpc_service=\"etcdserverpb.Maintenance\",grpc_type=\"server_stream\"} 1
+grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Defragment\",grpc_service=\"etcdserverpb.Maintenance\"} 1
+grpc_server_handled_total{grpc_code=\"Unknown\",grpc_method=\"Defragment\",grpc_service=\"etcdserverpb.Maintenance\"} 1
+etcd_disk_backend_defrag_duration_seconds_sum 8.5
+etcd_disk_backend_defrag_duration_seconds_count 2
+process_start_time_seconds 1.79000000012e+09
+etcd_server_quota_backend_bytes 2.147483648e+09
+etcd_debugging_mvcc_compact_revision 41
+";
+
+    #[test]
+    fn open_calls_are_begun_less_handled() {
+        let page = read(PAGE).unwrap();
+        assert_eq!(page.server, MemberId(0x8e9e05c52164694d));
+        assert_eq!((page.scrape.defrags_open, page.scrape.snapshots_open), (1, 1));
+        assert_eq!((page.scrape.defrag_count, page.scrape.defrag_seconds), (2, 8.5));
+        assert_eq!(page.scrape.quota, Some(QuotaBytes::Bytes(2 << 30)));
+        assert_eq!(page.scrape.compact_revision, Some(41));
+    }
+
+    #[test]
+    fn a_page_that_is_not_etcds_is_refused_by_name() {
+        for gone in ["etcd_server_id", "grpc_server_started_total", "process_start_time_seconds"] {
+            let page: String =
+                PAGE.lines().filter(|line| !line.starts_with(gone)).map(|line| format!("{line}\n")).collect();
+            assert!(read(&page).unwrap_err().contains(gone));
+        }
+        assert!(read("<html>").is_err());
+    }
+}
