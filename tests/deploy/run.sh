@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# `make deploy-test`: everything in deploy/, and the image, judged by the tools
+# that operators have. What needs no such tool is in tests/deploy.rs.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PATH=$PWD/.cache/tools/deploy/bin:$PATH
+
+say() { printf '\ndeploy-test: %s\n' "$*"; }
+
+say "the Dockerfile"
+hadolint Dockerfile
+trivy config --quiet --skip-check-update --skip-version-check --exit-code 1 Dockerfile
+
+python=$PWD/.cache/tools/deploy/python/bin/python
+janitor=$PWD/target/release/etcd-janitor
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# What an operator's own rules would say first. Not KSV-0125: which registries are trusted is not ours to know.
+printf 'KSV-0125\n' >"$scratch/trivyignore"
+
+# judge NAME COUNT: the manifests on standard input, by schemas, by our own rules and by trivy.
+judge() {
+    cat >"$scratch/$1.yaml"
+    "$python" tests/deploy/manifests.py "$1" "$janitor" "$scratch/$1.yaml" "$2"
+    trivy config --quiet --skip-check-update --skip-version-check --ignorefile "$scratch/trivyignore" \
+        --severity MEDIUM,HIGH,CRITICAL --exit-code 1 "$scratch/$1.yaml" >"$scratch/trivy" || { cat "$scratch/trivy"; exit 1; }
+}
+
+say "kustomize"
+kubectl kustomize deploy/kustomize/etcd | judge kustomize-etcd 1
+kubectl kustomize tests/deploy/component | judge kustomize-component 1
+
+say "helm"
+helm lint --strict deploy/helm/etcd-janitor
+helm template etcd-janitor deploy/helm/etcd-janitor --namespace etcd | judge helm-chart 0
+# With everything that can be said, and with everything switched off.
+helm template etcd-janitor deploy/helm/etcd-janitor --namespace etcd --set prometheusRule.runbooks=https://runbooks.example/etcd \
+    --set podMonitor.labels.release=prometheus --set config.defrag.schedule='0 3 * * *' >"$scratch/said.yaml"
+grep -q 'runbook_url: https://runbooks.example/etcd#etcdjanitordown' "$scratch/said.yaml"
+judge helm-chart-said 0 <"$scratch/said.yaml"
+helm template etcd-janitor deploy/helm/etcd-janitor --set podMonitor.enabled=false --set prometheusRule.enabled=false \
+    --set dashboard.enabled=false | judge helm-chart-least 0
+if helm template etcd-janitor deploy/helm/etcd-janitor --set podMonitor.enable=false >"$scratch/typo" 2>&1; then
+    say "a misspelt value was taken"
+    exit 1
+fi
+# What the operator would take, which no schema here knows: the rules by promtool.
+"$python" -c 'import sys, yaml
+rules = [d for d in yaml.safe_load_all(open(sys.argv[1])) if d and d["kind"] == "PrometheusRule"]
+assert len(rules) == 1, rules
+yaml.safe_dump(rules[0]["spec"], open(sys.argv[2], "w"))' "$scratch/said.yaml" "$scratch/rules.yaml"
+promtool check rules "$scratch/rules.yaml"
+
+# bitnami NAME WANTED…: the values for bitnami/etcd, with options of helm until `--`, then what must be rendered.
+bitnami() {
+    local name=$1 options=()
+    shift
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    shift
+    helm template e tests/deploy/bitnami -f deploy/helm/bitnami-etcd.yaml "${options[@]}" >"$scratch/$name.out"
+    for wanted; do
+        grep -qF -- "$wanted" "$scratch/$name.out" || { say "$name: $wanted is not in it"; exit 1; }
+    done
+    judge "$name" 1 <"$scratch/$name.out"
+}
+bitnami bitnami-default -- 'value: 125s' 'value: /opt/bitnami/etcd/secrets/etcd-root-password'
+bitnami bitnami-tls --set auth.client.secureTransport=true,auth.client.enableAuthentication=true -- \
+    'value: e-etcd-0.e-etcd-headless.default.svc.cluster.local' 'value: /opt/bitnami/etcd/certs/client/ca.crt' \
+    'value: /opt/bitnami/etcd/certs/client/key.pem'
+bitnami bitnami-open --set auth.rbac.create=false,livenessProbe.enabled=false -- 'value: 0s'
+for wrong in auth.client.secureTransport=true,auth.client.useAutoTLS=true usePasswordFiles=false; do
+    if helm template e tests/deploy/bitnami -f deploy/helm/bitnami-etcd.yaml --set "$wrong" >"$scratch/wrong" 2>&1; then
+        say "$wrong was taken"
+        exit 1
+    fi
+    grep -q 'etcd-janitor: ' "$scratch/wrong" || { cat "$scratch/wrong"; exit 1; }
+done
+
+# Without trivy: of these the etcd is somebody else's.
+say "inject"
+for manifest in bitnami.yaml bitnami-tls.yaml cert-manager.yaml etcd-io.yaml list.json pod.yaml; do
+    for way in native plain; do
+        options=(--image registry.example/etcd-janitor:1)
+        [ "$way" = native ] || options+=(--plain)
+        "$janitor" inject "${options[@]}" "tests/inject/$manifest" >"$scratch/injected" 2>"$scratch/summary" ||
+            { cat "$scratch/summary"; exit 1; }
+        "$python" tests/deploy/manifests.py "inject-${manifest%.*}-$way" "$janitor" "$scratch/injected" 1
+    done
+done
+
+say "prometheus"
+amtool check-config deploy/prometheus/alertmanager.yaml
+# Debian's Prometheus is built without Kubernetes: the rest of the entry is judged with a target in its place.
+sed '/kubernetes_sd_configs:/,/role: pod/c\    static_configs: [{ targets: ["localhost:8379"] }]' deploy/prometheus/scrape.yaml >"$scratch/scrape.yaml"
+promtool check config --lint=all "$scratch/scrape.yaml"
+judge podmonitor 0 <deploy/prometheus/podmonitor.yaml
+
+say "admission policy, static pod, DaemonSet"
+"$python" tests/deploy/admission.py | judge admission 3
+judge admission-policy 0 <deploy/admission/policy.yaml
+judge admission-params 0 <deploy/admission/params.yaml
+# These two work on the host itself: its network, its keys, root. trivy objects to each, and is right for anything else.
+kubectl patch --local -f tests/deploy/kubeadm/etcd.yaml --type strategic -o yaml \
+    --patch-file 'deploy/kubeadm/etcd0+strategic.yaml' >"$scratch/kubeadm.yaml"
+"$python" tests/deploy/manifests.py kubeadm "$janitor" "$scratch/kubeadm.yaml" 1
+"$python" tests/deploy/manifests.py daemonset "$janitor" deploy/daemonset/daemonset.yaml 1
+
+say "the image"
+tests/deploy/image.py target/release/etcd-janitor
+
+say "all well"

@@ -1,0 +1,412 @@
+//! What must be true, seen from outside: by the model's own state, never by what janitors say of themselves.
+
+use std::collections::BTreeMap;
+
+use etcd_janitor::plan::member::RoundKind;
+use etcd_janitor::plan::reason::{Failure, Outcome};
+use etcd_janitor::plan::round::{Ended, Permit};
+use etcd_janitor::plan::step::{Action, Settle};
+use etcd_janitor::plan::time::Mono;
+
+use super::model::{By, Call, Open, SEC, Us};
+use super::setup::{Forbidden, needs};
+use super::world::World;
+
+/// A rescue's defrag, which has no intent.
+pub const RESCUED: &str = "a rescue's defrag";
+const OVERTAKEN: &str = "a foreign defrag was taken for a call that still waited in its member's socket";
+
+/// What was true when a look began and when it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct LookInfo {
+    pub began: Us,
+    pub begun: Mono,
+    pub leader_before: Option<usize>,
+    pub leader_after: Option<usize>,
+    pub hold: Option<i64>,
+    pub outcome: Option<Outcome>,
+    /// How many other voters were away during the whole of it.
+    pub voters_away: usize,
+    /// When leadership had last changed.
+    pub leader_since: Us,
+    /// The member list, a bit for each and one for each learner; none where the members did not agree on one.
+    pub list: Option<u64>,
+    /// The head of the queue was this janitor's.
+    pub head: bool,
+}
+
+#[derive(Default)]
+pub struct Judge {
+    pub serial: u64,
+    /// Calls that were sent and did not begin yet.
+    pub in_flight: Vec<Call>,
+    /// How many calls janitors sent.
+    pub sent: u64,
+    /// When which member accepted a janitor's call.
+    pub begun: Vec<(Us, usize)>,
+    /// Keys without a living owner, and since when.
+    orphans: BTreeMap<i64, Us>,
+    /// The intent that nobody works under, and since when.
+    unowned: Option<(i64, Us)>,
+    /// Which members had work, by firing.
+    needed: BTreeMap<u64, Vec<bool>>,
+}
+
+impl Judge {
+    pub fn landed(&mut self, call: &Call) {
+        self.in_flight.retain(|other| other != call);
+    }
+}
+
+impl World {
+    pub fn look_info(&self, janitor: usize, permit: &Permit) -> Option<LookInfo> {
+        self.procs[janitor].looks.iter().rev().find(|info| info.begun == permit.look_begun.mono).copied()
+    }
+
+    /// Whether the first key in the queue is this process's.
+    pub fn heads_queue(&self, janitor: usize) -> bool {
+        let instance = Self::instance(janitor, self.procs[janitor].epoch);
+        self.cluster.store.turns.first().is_some_and(|key| key.record.instance == instance)
+    }
+
+    /// A plan asks for something.
+    pub fn judge_step(&mut self, janitor: usize, action: &Action) {
+        if matches!(action, Action::Defragment { .. })
+            && self.procs[janitor].quiesced.is_some_and(|since| since < self.now)
+        {
+            self.fail(format!("S5: j{janitor} was told to start nothing new and sends"));
+        }
+    }
+
+    /// The permit was asked, the bytes are about to leave.
+    pub fn judge_send(&mut self, janitor: usize, target: usize, permit: &Permit, rescue: bool) {
+        if self.setup.forbidden == Some(Forbidden::DiskFull) && target != janitor {
+            self.tally.explain("a deputy cannot see the free space of another pod");
+        } else {
+            self.judge.sent += 1;
+        }
+        let Some(info) = self.look_info(janitor, permit) else {
+            return self.fail(format!("j{janitor} sends on a look that it did not take"));
+        };
+        let several = self.cluster.voters().count() > 1;
+        if permit.member != self.member_id(target) || !rescue && target != janitor {
+            self.fail(format!("S4: j{janitor} sends to {}", permit.member));
+        }
+        if several && info.leader_before == Some(target) && info.leader_after == Some(target) {
+            self.fail(format!("S2: j{janitor} sends to the leader"));
+        } else if several && self.cluster.leader == Some(target) {
+            self.tally.explain("became leader after the look");
+        }
+        if several && !rescue && !info.head && !self.heads_queue(janitor) {
+            self.fail(format!("S1: j{janitor} sends without the turn"));
+        }
+        let age = self.now - info.began;
+        if age > SEC {
+            self.fail(format!("S1: j{janitor} sends {age} us after the beginning of its look"));
+        }
+        // Of five a rescue excuses one.
+        if info.voters_away > usize::from(rescue && self.cluster.voters().count() >= 5) {
+            self.fail(format!("S3: j{janitor} sends though another voter was away during the whole look"));
+        }
+        self.judge_settled(janitor, &info);
+        let late = self.now.saturating_sub(self.procs[janitor].round_ends);
+        if late > 0 && !rescue {
+            self.fail(format!("S5: j{janitor} sends {late} us after its round's window"));
+        }
+        let wall = self.clock(janitor).wall;
+        if let Some((revision, hold)) = &self.cluster.store.hold
+            && info.hold == Some(*revision)
+            && hold.until > wall
+        {
+            self.fail(format!("S5: j{janitor} sends under a hold"));
+        }
+        if let Some(outcome) = info.outcome {
+            self.fail(format!("S6: j{janitor} sends in a round whose outcome is on record: {outcome}"));
+        }
+    }
+
+    /// What the first of two looks showed may have changed within its second.
+    fn judge_settled(&mut self, janitor: usize, info: &LookInfo) {
+        const SETTLED: Us = 9 * SEC;
+        // Leadership that it moved itself was seen to settle, which takes seconds at most.
+        let moved = self.procs[janitor].moved_leader;
+        let own = moved.is_some_and(|moved| info.leader_since >= moved && info.leader_since < moved + 10 * SEC);
+        if info.leader_since > 0 && !own && info.began < info.leader_since + SETTLED {
+            self.fail(format!("S3: j{janitor} sends {} us after an election", info.began - info.leader_since));
+        }
+        // Nobody can see a change that was undone between two looks.
+        let looks = &self.procs[janitor].looks;
+        let other = looks.iter().rposition(|look| look.list.is_some() && look.list != info.list);
+        let same_since = other.and_then(|index| looks.get(index + 1)).map(|look| look.began);
+        if let Some(since) = same_since
+            && info.began < since + SETTLED
+        {
+            self.fail(format!("S3: j{janitor} sends {} us after it saw the members change", info.began - since));
+        }
+    }
+
+    /// A foreign defrag ended on the call's member while the call waited in that member's socket: counts of defrags do
+    /// not say whose. The intent is settled as done then, and the call still comes.
+    fn overtaken(&self, call: &Call) -> bool {
+        self.cluster.members[call.target].foreign_ended > call.sent
+    }
+
+    /// With five voters or more a rescue takes one that it cannot reach for one that is down.
+    fn cannot_see(&self, janitor: usize, member: usize) -> bool {
+        self.cluster.voters().count() >= 5 && self.procs[janitor].cut[member].is_some()
+    }
+
+    /// A member accepts a call.
+    pub fn judge_begin(&mut self, index: usize, open: &Open) {
+        let By::Janitor(call) = open.by else {
+            if self.cluster.members.iter().any(|member| !member.open.is_empty()) {
+                self.tally.explain("an operator began beside another");
+            }
+            return;
+        };
+        self.judge.landed(&call);
+        self.judge.begun.push((self.now, index));
+        if index != call.target {
+            self.fail(format!("S4: j{} reached m{index}", call.janitor));
+        }
+        let mut wrong = None;
+        for (other, member) in self.cluster.members.iter().enumerate() {
+            for begun in &member.open {
+                let why = match begun.by {
+                    _ if self.overtaken(&call) => Some(OVERTAKEN),
+                    By::Janitor(other) if self.overtaken(&other) => Some(OVERTAKEN),
+                    _ if call.paused_in_window => Some("overlap: paused between check and arrival"),
+                    By::Janitor(other) if other.paused_in_window => Some("overlap: the other was paused in the window"),
+                    _ if call.rescue && self.cannot_see(call.janitor, other) => {
+                        Some("overlap: of five members one cannot be reached, and counts as down")
+                    }
+                    By::Operator if begun.begun >= call.look_begun => Some("overlap: an operator began after the look"),
+                    _ => None,
+                };
+                match why {
+                    Some(why) => self.tally.explain(why),
+                    None => wrong = Some(format!("S1: j{} begins while {:?} is open on m{other}", call.janitor, begun)),
+                }
+            }
+        }
+        let instance = World::instance(call.janitor, call.epoch);
+        let announced = self.cluster.store.intent.as_ref().is_some_and(|(_, intent)| intent.instance == instance);
+        if call.rescue {
+            self.tally.explain(RESCUED);
+        } else if !announced && call.paused_in_window {
+            self.tally.explain("intent settled while its sender was paused in the window");
+        } else if !announced && self.overtaken(&call) {
+            self.tally.explain(OVERTAKEN);
+        } else if !announced {
+            wrong.get_or_insert(format!("S7: j{} begins without its intent", call.janitor));
+        }
+        if let Some(text) = wrong {
+            self.fail(text);
+        }
+    }
+
+    /// A transaction is about to record an outcome and to clear an intent.
+    pub fn judge_settle(&mut self, settle: &Settle) {
+        if let Some(record) = &settle.record
+            && let Some((Outcome::Done, _)) = self.cluster.store.outcome(record.round, record.member)
+            && matches!(record.outcome, Outcome::Unknown | Outcome::Failed(Failure::Restarted))
+            && !self.cluster.store.already_better(record)
+            && (settle.owner || settle.intent == self.cluster.store.intent.as_ref().map(|(at, _)| *at))
+        {
+            self.fail(format!("S6: {} of {} was done and becomes {}", record.round, record.name, record.outcome));
+        }
+        let Some((revision, intent)) = &self.cluster.store.intent else { return };
+        if settle.intent != Some(*revision) {
+            return;
+        }
+        let under_it =
+            |call: &Call| World::instance(call.janitor, call.epoch) == intent.instance && call.round == intent.round;
+        let open = self.cluster.members.iter().flat_map(|member| &member.open);
+        let begun = open.filter_map(|open| match open.by {
+            By::Janitor(call) => Some(call),
+            By::Operator => None,
+        });
+        let loose = begun.chain(self.judge.in_flight.iter().copied()).find(|call| under_it(call));
+        match loose {
+            Some(call) if call.paused_in_window => {
+                self.tally.explain("settled while its sender was paused in the window")
+            }
+            Some(call) if self.overtaken(&call) => self.tally.explain(OVERTAKEN),
+            Some(call) => self.fail(format!("S7: the intent of j{} is settled while its call is open", call.janitor)),
+            None => {}
+        }
+    }
+
+    pub fn judge_intent_written(&mut self) {
+        self.judge.unowned = None;
+    }
+
+    /// The member ends a defrag. Where nothing went wrong, its janitor still has the turn.
+    pub fn judge_defrag_ended(&mut self, index: usize, call: &Call) {
+        if self.setup.rounds_with_faults > 0 || self.cluster.voters().count() < 2 || self.judge.serial > 0 {
+            return;
+        }
+        let instance = World::instance(call.janitor, call.epoch);
+        let alive = self.procs[call.janitor].epoch == call.epoch && self.procs[call.janitor].plan.is_some();
+        let held = self.cluster.store.turns.iter().any(|key| key.record.instance == instance);
+        if alive && !held {
+            self.fail(format!("the turn did not survive the defrag of m{index}"));
+        }
+    }
+
+    pub fn judge_ended(&mut self, janitor: usize, ended: &Ended) {
+        if ended.round.kind == RoundKind::Rescue {
+            return;
+        }
+        self.procs[janitor].round_over = true;
+        if self.setup.rounds_with_faults > 0 {
+            return;
+        }
+        let instance = World::instance(janitor, self.procs[janitor].epoch);
+        if self.cluster.store.turns.iter().any(|key| key.record.instance == instance) {
+            self.fail(format!("j{janitor} ended {} and left its key in the queue", ended.round));
+        }
+    }
+
+    /// Who has work in the `k`-th firing, which is near.
+    pub fn count_needs(&mut self, k: u64) {
+        let needed = self.cluster.members.iter().map(|m| needs(m.db_size, m.db_size_in_use)).collect();
+        self.judge.needed.insert(k, needed);
+    }
+
+    /// Every few seconds: is anything left lying about?
+    pub fn audit(&mut self) {
+        if !self.cluster.commits(self.now) {
+            self.cluster.last_unavailable = self.now;
+        }
+        self.audit_keys();
+        self.audit_intent();
+        for janitor in 0..self.procs.len() {
+            self.audit_round(janitor);
+        }
+    }
+
+    fn alive(&self, instance: &str) -> Option<usize> {
+        (0..self.procs.len()).find(|janitor| {
+            let proc = &self.procs[*janitor];
+            proc.plan.is_some() && World::instance(*janitor, proc.epoch) == instance
+        })
+    }
+
+    fn audit_keys(&mut self) {
+        let turns = &self.cluster.store.turns;
+        let orphans: Vec<i64> =
+            turns.iter().filter(|key| self.alive(&key.record.instance).is_none()).map(|key| key.lease).collect();
+        self.judge.orphans.retain(|lease, _| orphans.contains(lease));
+        let patience = self.setup.ttl.as_micros() as Us + 15 * SEC;
+        for lease in orphans {
+            let since = *self.judge.orphans.entry(lease).or_insert(self.now);
+            let since = since.max(self.cluster.last_unavailable).max(self.cluster.leader_since);
+            if self.now > since + patience {
+                self.fail(format!("the key {lease:x} outlives its owner by more than its TTL"));
+            }
+        }
+    }
+
+    fn audit_intent(&mut self) {
+        let standing =
+            self.cluster.store.intent.as_ref().map(|(at, intent)| (*at, intent.instance.clone(), intent.member));
+        let Some((revision, instance, member)) = standing else {
+            self.judge.unowned = None;
+            return;
+        };
+        let worked_under = self.alive(&instance).is_some_and(|janitor| {
+            let round = self.procs[janitor].plan.as_ref().and_then(|plan| plan.round());
+            round.and_then(|round| round.own_intent()) == Some(revision)
+        });
+        let target = self.cluster.index_of(member).map(|index| &self.cluster.members[index]);
+        let answers = target.is_none_or(|target| !target.listed || (target.serves(self.now) && target.open.is_empty()));
+        let well = !self.faulty && answers && self.cluster.commits(self.now);
+        if worked_under || !well {
+            self.judge.unowned = None;
+            return;
+        }
+        let since = match self.judge.unowned {
+            Some((seen, since)) if seen == revision => since,
+            _ => self.now,
+        };
+        self.judge.unowned = Some((revision, since));
+        // A dead owner's key runs out, then the member must have been quiet for one TTL.
+        let patience = self.setup.ttl.as_micros() as Us * 2 + 45 * SEC;
+        if self.now > since + patience {
+            self.fail(format!("the intent of {instance} is left lying about"));
+        }
+    }
+
+    fn audit_round(&mut self, janitor: usize) {
+        let proc = &self.procs[janitor];
+        let Some(plan) = &proc.plan else { return };
+        if plan.round().is_none() && plan.rescue().is_none() && proc.draining {
+            return self.fail(format!("j{janitor} turns clients away outside of any round"));
+        }
+        if plan.round().is_none() || proc.paused_until > self.now {
+            return;
+        }
+        let member = &self.cluster.members[janitor];
+        let mut since = proc.round_ends.max(proc.resumed);
+        if plan.is_sent() {
+            if self.faulty || !member.open.is_empty() {
+                return;
+            }
+            let timeout = self.setup.policy.timeout.as_micros() as Us;
+            since = since.max(member.serving_since).max(self.cluster.last_unavailable).max(self.healed_at) + timeout;
+        }
+        if self.now > since + 300 * SEC + self.setup.ttl.as_micros() as Us {
+            let phase = plan.round().map_or("", |round| round.phase());
+            self.fail(format!("the round of j{janitor} does not end: {phase}"));
+        }
+    }
+
+    /// After the faults, and after the rounds that followed them.
+    pub fn judge_the_end(&mut self) {
+        for janitor in 0..self.procs.len() {
+            let listed = self.cluster.members[janitor].listed;
+            match &self.procs[janitor].plan {
+                None if listed => self.fail(format!("j{janitor} is not running")),
+                Some(plan) if plan.rescue().is_some() => {
+                    let shown = plan.rescue().map(|rescue| format!("{}: {:?}", rescue.phase, rescue.blocked));
+                    self.fail(format!("the rescue of j{janitor} is not over: {shown:?}"));
+                }
+                Some(plan) if !plan.is_idle() => {
+                    let phase = plan.round().map_or("", |round| round.phase());
+                    self.fail(format!("j{janitor} has not finished: {phase}"));
+                }
+                _ => {}
+            }
+        }
+        if self.cluster.nospace() {
+            self.fail("NOSPACE is still up");
+        }
+        if let Some(key) = self.cluster.store.turns.first() {
+            self.fail(format!("{} still stands in the queue", key.record.instance));
+        }
+        if let Some((_, intent)) = &self.cluster.store.intent {
+            self.fail(format!("the intent of {} still stands", intent.instance));
+        }
+        if let Some(forbidden) = self.setup.forbidden {
+            if self.judge.sent > 0 {
+                self.fail(format!("sent though {forbidden:?} forbids it"));
+            }
+            return;
+        }
+        if self.setup.tight {
+            return;
+        }
+        let last = self.setup.rounds_with_faults + self.setup.rounds_healed - 1;
+        let first = if self.setup.rounds_with_faults == 0 { 0 } else { last };
+        for k in first..=last {
+            let needed = self.judge.needed.get(&k).cloned().unwrap_or_default();
+            for voter in self.cluster.voters().collect::<Vec<_>>() {
+                let outcome = self.cluster.store.outcome(self.round(voter, k), self.member_id(voter));
+                if needed[voter] && !matches!(outcome, Some((Outcome::Done, _))) {
+                    self.fail(format!("m{voter} needed a defrag in {} and got {outcome:?}", self.round(voter, k)));
+                }
+            }
+        }
+    }
+}
