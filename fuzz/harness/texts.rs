@@ -1,0 +1,95 @@
+//! Texts that are read from memory.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+use etcd_janitor::etcd::exposition as page;
+use etcd_janitor::plan::cluster::{Stored, parse_alarm};
+use etcd_janitor::plan::hold::no_hold;
+use etcd_janitor::plan::record::{self, Hold, Intent, RoundRecord, TurnRecord, WindowRecord};
+use etcd_janitor::plan::rule::{Figures, Quota, Rule};
+use etcd_janitor::plan::schedule::Schedule;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A number out of the first bytes, and the rest.
+fn number(data: &[u8]) -> (u64, &[u8]) {
+    match data.split_first_chunk::<8>() {
+        Some((first, rest)) => (u64::from_le_bytes(*first), rest),
+        None => (0, data),
+    }
+}
+
+/// An accepted rule is total: whatever the figures are it says yes, no, or by what it would divide, and it can be told.
+pub fn rule(data: &[u8]) {
+    let (size, data) = number(data);
+    let (in_use, data) = number(data);
+    let (quota, data) = number(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let rule = match Rule::parse(text) {
+        Ok(rule) => rule,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let quotas = [Quota::Bytes(quota), Quota::Disabled, Quota::Unknown];
+    for quota in quotas {
+        let figures = Figures { db_size: size, db_size_in_use: in_use, quota };
+        let told = rule.explain(&figures);
+        match rule.evaluate(&figures) {
+            Ok(answer) => assert!(told.contains(if answer { " is true" } else { " is false" }), "{told}"),
+            Err(_) => assert!(told.contains("has no answer"), "{told}"),
+        }
+    }
+    assert_eq!(Rule::parse(rule.text()).as_ref(), Ok(&rule), "what it says of itself is read the same");
+}
+
+/// An accepted schedule has a next occurrence, always a later one, and finds the last one where the next one led.
+pub fn schedule(data: &[u8]) {
+    let (chance, data) = number(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let zones = [Tz::UTC, Tz::Europe__Paris, Tz::America__St_Johns, Tz::Australia__Lord_Howe, Tz::Asia__Kathmandu];
+    let zone = zones[usize::try_from(chance % 5).unwrap_or_default()];
+    let Ok(schedule) = Schedule::parse(text, zone) else { return };
+    // Seconds of this and the next century.
+    let at = DateTime::from_timestamp(i64::try_from((chance / 5) % 4_000_000_000).unwrap_or_default(), 0);
+    let at: DateTime<Utc> = at.expect("it is in the range");
+    let Some(next) = schedule.next_after(at) else { return };
+    assert!(next > at, "{text:?} in {zone}: {next} is not after {at}");
+    assert_eq!(schedule.last_at_or_before(next), Some(next), "{text:?} in {zone}");
+    if let Some(after) = schedule.next_after(next) {
+        assert!(after > next, "{text:?} in {zone}");
+        assert_eq!(schedule.last_at_or_before(after - TimeDelta::seconds(1)), Some(next), "{text:?} in {zone}");
+    }
+}
+
+fn record_of<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) -> bool {
+    let Ok(read) = record::read::<T>(data) else { return false };
+    // What fits is written as it was read; a record that grows beyond the bound is refused, not cut.
+    if let Ok(bytes) = record::write(&read) {
+        assert_eq!(record::read::<T>(&bytes).expect("what was written"), read);
+    }
+    true
+}
+
+/// Whatever lies under the prefix: it is read or it is not, and what is not read holds.
+pub fn records(data: &[u8]) {
+    record_of::<Intent>(data);
+    record_of::<RoundRecord>(data);
+    record_of::<TurnRecord>(data);
+    record_of::<WindowRecord>(data);
+    record_of::<Hold>(data);
+    let value = record::read::<Hold>(data);
+    let now = DateTime::from_timestamp(1_800_000_000, 0).expect("it is in the range");
+    let over = value.as_ref().is_ok_and(|hold| hold.until <= now);
+    let stored = Stored { mod_revision: 1, value };
+    assert_eq!(
+        no_hold(Some(&stored), now).is_ok(),
+        over,
+        "only a hold that can be read and is over lets anything start"
+    );
+}
+
+/// A metrics page and an alarm are whatever answers at an address.
+pub fn exposition(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = page::read(&text);
+    let _ = parse_alarm(&text);
+}
