@@ -115,6 +115,7 @@ impl Member {
 impl Cluster {
     /// Starts a cluster and waits until every member serves.
     pub async fn start(spec: Spec) -> Self {
+        super::tell_failures_at_once();
         for _ in 0..5 {
             match Self::try_start(&spec).await {
                 Ok(cluster) => return cluster,

@@ -293,14 +293,19 @@ impl Janitor {
 
     /// `/api/v1/status`.
     pub async fn status(&self) -> Value {
-        let (code, body) = self.get("/api/v1/status").await.expect("the janitor answers");
+        let (code, body) = self.get_patiently("/api/v1/status").await;
         assert_eq!(code, 200, "{body}");
         serde_json::from_str(&body).expect("JSON")
     }
 
     /// `/metrics`.
     pub async fn metrics(&self) -> String {
-        self.get("/metrics").await.expect("the janitor answers").1
+        self.get_patiently("/metrics").await.1
+    }
+
+    /// What is asked for is the answer; how soon it comes is judged by tests of that.
+    async fn get_patiently(&self, path: &str) -> (u16, String) {
+        eventually("the janitor answers", Duration::from_secs(60), || self.get(path)).await
     }
 
     /// The value of one series, as in `name{label="value"}`; none when it is

@@ -40,6 +40,8 @@ pub use recorder::Recorder;
 pub use spec::{Auth, Spec, Tls, Token, usual_release};
 
 use std::future::Future;
+use std::io::{self, Write};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 /// What is looked for soon is found soon. What takes minutes is not asked for a
@@ -50,6 +52,30 @@ const LONGEST_REST: Duration = Duration::from_millis(50);
 /// A limit of `eventually` ends a test that hangs; how long something may take is
 /// not judged by it. Machines of two cores stand still for many seconds.
 const LEAST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// libtest says why a test failed when all have ended: half an hour later, or never where a run is cut off. Said at
+/// once, it stands beside what else went on, and the load that day is known.
+#[cfg(test)]
+fn tell_failures_at_once() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let text = panic.payload_as_str().unwrap_or("for a reason that is not text").replace('\n', " | ");
+            let text: String = text.chars().take(800).collect();
+            let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("a thread");
+            let place = panic.location().map(|place| format!("{}:{}", place.file(), place.line())).unwrap_or_default();
+            // Not by eprintln, which libtest keeps to itself.
+            let _ = writeln!(io::stderr(), "panicked: {name} at {place}, load {}: {text}", load.trim_end());
+            usual(panic);
+        }));
+    });
+}
+
+#[cfg(not(test))]
+fn tell_failures_at_once() {}
 
 /// Asks `look` again and again until it answers, and fails with `what` when it
 /// has not within `limit`, or a minute if that is longer. Waiting for a state is
