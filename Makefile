@@ -77,10 +77,13 @@ matrix: tools ## fifty rounds under writes, every etcd release, every fault at e
 
 # docs/benchmarks.md is made from what it prints.
 .PHONY: bench
-bench: tools build ## measure beside what people use today; on a machine with nothing else to do
+bench: tools build ## measure beside what people use today; on a machine with nothing else to do, two hours
+	cargo build --locked --release --example bare-load
 	bench/bench.py load
 	bench/bench.py footprint
 	bench/bench.py rounds
+	bench/bench.py story
+	bench/bench.py growth
 	cargo test --locked --test integration -- --ignored --nocapture from_look_to_send
 	bench/bench.py size
 
