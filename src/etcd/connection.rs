@@ -1,6 +1,8 @@
 //! One connection to one address.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions};
@@ -28,7 +30,19 @@ pub struct Connection {
     client: Client,
     calls: Calls,
     user: Option<(String, SecretString)>,
+    logins: Arc<Logins>,
 }
+
+/// Requests that run side by side are refused together when their token runs out: one of them logs in for all.
+#[derive(Default)]
+struct Logins {
+    one_at_a_time: tokio::sync::Mutex<()>,
+    done: AtomicU64,
+}
+
+/// Which of a connection's tokens a request was sent with.
+#[derive(Clone, Copy)]
+pub(super) struct Token(u64);
 
 impl Connection {
     /// Connects (with a user: logs in, which costs etcd a bcrypt). Where authentication is not enabled, a user may be
@@ -54,7 +68,7 @@ impl Connection {
                 }
             }
         };
-        Ok(Connection { url: url.to_owned(), client: client?, calls, user })
+        Ok(Connection { url: url.to_owned(), client: client?, calls, user, logins: Arc::default() })
     }
 
     /// The address.
@@ -74,11 +88,11 @@ impl Connection {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
+        let token = self.token();
         let result = self.call_once(method, deadline, &request).await;
         match result {
-            // The library renews only for some texts; Defragment, HashKV and an old auth revision are not among them.
             Err(error) if error.class == Class::Token && self.has_user() => {
-                self.renew_token(deadline).await?;
+                self.renew_token(token, deadline).await?;
                 self.call_once(method, deadline, &request).await
             }
             other => other,
@@ -107,13 +121,27 @@ impl Connection {
         self.user.is_some()
     }
 
-    /// A new token, where there is a user: also the first one, when authentication was not enabled before.
-    pub async fn renew_token(&self, deadline: Duration) -> Result<(), Error> {
+    /// The token that requests are sent with now.
+    pub(super) fn token(&self) -> Token {
+        Token(self.logins.done.load(Ordering::Relaxed))
+    }
+
+    /// A new token in the place of `refused`, where there is a user and no other request has got one meanwhile: also the
+    /// first one, when authentication was not enabled before.
+    pub(super) async fn renew_token(&self, refused: Token, deadline: Duration) -> Result<(), Error> {
         let Some((name, password)) = &self.user else { return Ok(()) };
+        let Ok(_alone) = tokio::time::timeout(deadline, self.logins.one_at_a_time.lock()).await else {
+            return Err(Error::deadline("Authenticate", &self.url, deadline));
+        };
+        if self.token().0 != refused.0 {
+            return Ok(());
+        }
         let login = |mut client: Client| async move {
             client.update_user(Some((name.clone(), password.expose_secret().to_owned()))).await
         };
-        self.call_once("Authenticate", deadline, &login).await
+        self.call_once("Authenticate", deadline, &login).await?;
+        self.logins.done.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Status, and the member that answered.

@@ -35,6 +35,7 @@ pub async fn defragment(
         Ok(connection) => connection,
         Err(blocked) => return Sent::NotSent(blocked),
     };
+    let token = connection.token();
     let begun = Instant::now();
     match permit.check(clock.now()) {
         Err(blocked) => return Sent::NotSent(blocked),
@@ -46,7 +47,7 @@ pub async fn defragment(
         Ok(_) => Sent::Done { seconds: begun.elapsed().as_secs_f64() },
         // A stale token: refused before anything was done. The round starts over with a new one.
         Err(error) if error.class == Class::Token && cluster.has_user() => {
-            match connection.renew_token(cluster.etcd().request_timeout).await {
+            match connection.renew_token(token, cluster.etcd().request_timeout).await {
                 Ok(()) => Sent::NotSent(Blocked::new(Reason::TurnTimeout, "the token had expired; logged in again")),
                 Err(error) => Sent::NotSent(error.blocked()),
             }
@@ -78,3 +79,6 @@ pub async fn move_leader(cluster: &Cluster, from: MemberId, to: MemberId, deadli
         connection.call("MoveLeader", deadline, |mut client| async move { client.move_leader(to.0).await }).await;
     moved.map(|_| ()).map_err(|error: Error| error.blocked())
 }
+
+#[cfg(test)]
+mod tests;

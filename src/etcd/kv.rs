@@ -25,33 +25,36 @@ impl Kv {
 
     /// Writes a value.
     pub async fn put(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
-        let request = self.client.put(key, value, None::<PutOptions>);
-        let result = within("Put", &self.connection, self.deadline, request).await;
-        self.judged(result).await.map(|_| ())
+        let put = async |client: &mut KvClient| client.put(key.clone(), value.clone(), None::<PutOptions>).await;
+        self.send("Put", put).await.map(|_| ())
     }
 
     /// Reads a key by quorum; whether it is there.
     pub async fn get(&mut self, key: String) -> Result<bool, Error> {
-        let request = self.client.get(key, None::<GetOptions>);
-        let result = within("Range", &self.connection, self.deadline, request).await;
-        self.judged(result).await.map(|answer| answer.count() > 0)
+        let get = async |client: &mut KvClient| client.get(key.clone(), None::<GetOptions>).await;
+        self.send("Range", get).await.map(|answer| answer.count() > 0)
     }
 
     /// Deletes a key; whether it was there.
     pub async fn delete(&mut self, key: String) -> Result<bool, Error> {
-        let request = self.client.delete(key, None::<DeleteOptions>);
-        let result = within("DeleteRange", &self.connection, self.deadline, request).await;
-        self.judged(result).await.map(|answer| answer.deleted() > 0)
+        let delete = async |client: &mut KvClient| client.delete(key.clone(), None::<DeleteOptions>).await;
+        self.send("DeleteRange", delete).await.map(|answer| answer.deleted() > 0)
     }
 
-    /// The library renews a token that has run out, not one whose auth revision is old: that one would fail for ever.
-    async fn judged<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &result
-            && error.class == Class::Token
-        {
-            self.connection.renew_token(self.deadline).await?;
+    /// Sends a request, and once more with a new token when etcd did not know the old one.
+    async fn send<T>(
+        &mut self,
+        method: &'static str,
+        request: impl AsyncFn(&mut KvClient) -> Result<T, etcd_client::Error>,
+    ) -> Result<T, Error> {
+        let token = self.connection.token();
+        match within(method, &self.connection, self.deadline, request(&mut self.client)).await {
+            Err(error) if error.class == Class::Token && self.connection.has_user() => {
+                self.connection.renew_token(token, self.deadline).await?;
+                within(method, &self.connection, self.deadline, request(&mut self.client)).await
+            }
+            other => other,
         }
-        result
     }
 }
 

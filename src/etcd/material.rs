@@ -125,7 +125,9 @@ impl Material {
 
     /// For the etcd client library, without the user.
     pub(super) fn options(&self, url: &str) -> ConnectOptions {
-        let mut options = ConnectOptions::new().with_auto_token_refresh(true);
+        // With its own refresh the library would send a request again that etcd refused for its token: `Defragment`, too,
+        // without a new permit. `Connection::call` does it for those that may be sent again.
+        let mut options = ConnectOptions::new().with_auto_token_refresh(false);
         if url.starts_with("https://") {
             let mut tls = TlsOptions::new();
             tls = match &self.ca {

@@ -37,6 +37,7 @@ async fn watch_until_error(cluster: &Cluster, changes: &mpsc::Sender<Change>) ->
     let keys = Keys::new(&cluster.etcd().prefix);
     let connection = cluster.local().await?;
     let url = connection.url().to_owned();
+    let token = connection.token();
     let mut stream = connection
         .call("Watch", cluster.etcd().request_timeout, |mut client: Client| {
             let key = keys.all();
@@ -55,7 +56,7 @@ async fn watch_until_error(cluster: &Cluster, changes: &mpsc::Sender<Change>) ->
             let error = Error::cancelled(&url, message.cancel_reason());
             if error.class == Class::Token {
                 // The library renews no token for a watch, and an idle janitor may ask nothing else that takes one.
-                connection.renew_token(cluster.etcd().request_timeout).await?;
+                connection.renew_token(token, cluster.etcd().request_timeout).await?;
             }
             return Err(error);
         }
