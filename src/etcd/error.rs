@@ -78,9 +78,10 @@ impl Error {
         Error::new(class, method, endpoint, text)
     }
 
-    /// Whether etcd surely answered that it did not do it. Everything else may have been carried out.
+    /// Whether etcd surely answered that it did not do it, or nothing was sent. Everything else may have been carried out:
+    /// a TLS connection that breaks with an alert may be one that had been made long before.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self.class, Class::Unavailable | Class::DeadlinePassed)
+        !matches!(self.class, Class::Unavailable | Class::DeadlinePassed | Class::Tls)
     }
 
     /// Whether a connection was made and ended before it answered anything: not the case when nobody listens, or none
@@ -174,7 +175,8 @@ fn by_status(grpc_code: i32, text: &str) -> Class {
     {
         return Class::Token;
     }
-    if says("authentication failed") || says("permission denied") || says(NOT_ENABLED) || says("auth: ") {
+    // Not any "permission denied": a defrag whose file cannot be made says so, too.
+    if says("authentication failed") || says("etcdserver: permission denied") || says(NOT_ENABLED) || says("auth: ") {
         return Class::Auth;
     }
     if says("database space exceeded") {
@@ -240,6 +242,8 @@ mod tests {
             (16, "etcdserver: invalid auth token", Class::Token),
             (3, "etcdserver: revision of auth store is old", Class::Token),
             (2, "auth: permission denied", Class::Auth),
+            (7, "etcdserver: permission denied", Class::Auth),
+            (2, "open x/db.tmp.1: permission denied", Class::Unavailable),
             (3, "etcdserver: user name is empty", Class::Token),
             (2, "auth: user name is empty", Class::Token),
             (3, "etcdserver: authentication failed, invalid user ID or password", Class::Auth),
@@ -257,9 +261,12 @@ mod tests {
             (1, "Timeout expired", Class::Unavailable),
             (14, "tcp connect error: Connection refused", Class::Unavailable),
             (14, "tcp connect error: invalid peer certificate: UnknownIssuer", Class::Tls),
+            (2, "transport error: connection error: received fatal alert: InternalError", Class::Tls),
         ];
         for (grpc_code, text, class) in cases {
             assert_eq!(by_status(grpc_code, text), class, "{text}");
+            let lost = [Class::Unavailable, Class::DeadlinePassed, Class::Tls].contains(&class);
+            assert_eq!(Error::new(class, "Defragment", "https://m0", text).is_refusal(), !lost, "{text}");
         }
     }
 

@@ -136,3 +136,24 @@ async fn requests_whose_token_is_refused_are_sent_again_after_one_login() {
     assert!(all.iter().all(|status| status.as_ref().is_ok_and(|(id, ..)| *id == MEMBER)), "{all:?}");
     assert_eq!((fake.asked("Status"), fake.asked("Authenticate")), (17, 2));
 }
+
+/// Only what etcd surely did not do has ended.
+#[tokio::test]
+async fn a_defrag_that_etcd_has_not_surely_refused_is_unclear() {
+    let fake = Fake::start(|method, before| match (method, before) {
+        ("Defragment", 0) => Err((2, "open /data/member/snap/db.tmp.1: permission denied")),
+        ("Defragment", 1) => Err((2, "transport error: connection error: received fatal alert: InternalError")),
+        ("Defragment", 2) => Err((7, "etcdserver: permission denied")),
+        ("Defragment", 3) => Err((14, "etcdserver: rpc not supported for learner")),
+        _ => well(method),
+    })
+    .await;
+    for _ in 0..2 {
+        let sent = fake.defragment().await;
+        assert!(matches!(sent, Sent::Unclear(_)), "{sent:?}");
+    }
+    for lacks_the_right in [true, false] {
+        let sent = fake.defragment().await;
+        assert!(matches!(sent, Sent::Refused { auth, .. } if auth == lacks_the_right), "{sent:?}");
+    }
+}
