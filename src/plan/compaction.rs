@@ -318,6 +318,11 @@ impl Compactor {
     /// Takes the stored window over once, and notices when the compact revision moves without any janitor.
     fn learn(&mut self, survey: &Survey, now: Mono) {
         self.kubernetes = survey.kubernetes;
+        if survey.revision < self.sent || self.seen.is_some_and(|seen| survey.revision < seen) {
+            // Restored from a backup: what was compacted and written in the store before says nothing of this one.
+            (self.sent, self.seen, self.suspect) = (0, None, None);
+            self.own.retain(|revision| *revision <= survey.revision);
+        }
         let explained = survey.window.as_ref().map_or(0, |window| window.compacted).max(self.sent);
         let observed = survey.compact_revision;
         if !self.restored

@@ -70,9 +70,12 @@ pub struct Samples {
 impl Samples {
     /// Adds what was just seen and forgets what is older than any compaction to `retention` could need.
     pub fn add(&mut self, sample: Sample, retention: Duration) {
-        // A member that was asked earlier in a term may answer late: never go back.
-        if self.list.back().is_some_and(|last| sample.at < last.at || sample.revision < last.revision) {
+        if self.list.back().is_some_and(|last| sample.at < last.at) {
             return;
+        }
+        // A store that was restored from a backup gives the same revisions again, to younger writes.
+        while self.list.back().is_some_and(|last| sample.revision < last.revision) {
+            self.list.pop_back();
         }
         // Samples a MAX_SAMPLES-th of the retention apart are as good as all of them, within that precision.
         let apart = retention / (MAX_SAMPLES as u32 / 2);
@@ -219,6 +222,27 @@ mod tests {
                 assert!(minute < 60);
             }
         }
+    }
+
+    #[test]
+    fn after_a_restore_from_a_backup_no_revision_is_older_than_its_write() {
+        let mut samples = Samples::default();
+        for minute in 0..120 {
+            samples.add(Sample { at: at(minute * 60), revision: 1000 + minute as i64 * 10 }, HOUR);
+        }
+        // The backup was made at minute 90; the store goes on from there, with a write a second.
+        let written_at = |revision: i64| match revision as u64 {
+            backed_up @ ..=1900 => (backed_up - 1000) * 6,
+            later => later - 1900 + 7200,
+        };
+        for second in 7200..14_400 {
+            samples.add(Sample { at: at(second), revision: 1900 + (second as i64 - 7200) }, HOUR);
+            if let Some(old) = samples.older_than(at(second), HOUR) {
+                let age = second.saturating_sub(written_at(old.revision));
+                assert!(age >= 3600, "{} was written {age} s ago", old.revision);
+            }
+        }
+        assert!(samples.older_than(at(14_399), HOUR).is_some_and(|old| old.revision > 5000), "it goes on");
     }
 
     #[test]

@@ -33,16 +33,25 @@ struct World {
     window: Option<WindowRecord>,
     kubernetes: bool,
     writes_until: u64,
+    revisions_from: i64,
 }
 
 impl World {
     fn new(policy: Policy) -> Self {
         let compactor = Compactor::new(ME, policy, at(0).mono);
-        World { compactor, leader: ME, compacted: -1, window: None, kubernetes: false, writes_until: u64::MAX }
+        World {
+            compactor,
+            leader: ME,
+            compacted: -1,
+            window: None,
+            kubernetes: false,
+            writes_until: u64::MAX,
+            revisions_from: 1000,
+        }
     }
 
     fn revision(&self, seconds: u64) -> i64 {
-        1000 + seconds.min(self.writes_until) as i64
+        self.revisions_from + seconds.min(self.writes_until) as i64
     }
 
     fn sample(&mut self, from: u64, to: u64) {
@@ -253,4 +262,26 @@ fn the_newest_revisions_are_kept_in_revision_mode() {
     let mut world = World::new(Policy { keep: Keep::Newest(500), ..policy() });
     world.sample(0, HOUR);
     assert_eq!(world.fire(HOUR), Ok(world.revision(HOUR) - 500));
+}
+
+/// The backup is two hours old and has the same ids; its revisions are given again.
+#[test]
+fn after_a_restore_from_a_backup_compactions_go_on_and_keep_what_is_young() {
+    let mut world = World::new(policy());
+    world.sample(0, 3 * HOUR);
+    let sent = world.fire(3 * HOUR).expect("there is something to compact");
+    let now = 3 * HOUR + 15;
+    (world.revisions_from, world.compacted, world.window) = (1000 - now as i64, 1, None);
+    assert!(world.revision(now) < sent);
+    let mut done = 0;
+    for round in 1..36 {
+        let later = now + round * 300;
+        world.sample(later - 300, later);
+        if let Ok(revision) = world.fire(later) {
+            done += 1;
+            assert!(revision <= world.revision(later - HOUR), "{revision} is younger than an hour");
+            assert!(later - now >= HOUR);
+        }
+    }
+    assert!(done > 20, "{done}");
 }
