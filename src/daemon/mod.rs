@@ -379,8 +379,9 @@ impl Daemon {
     /// Whether the process may end: it was told to, and nothing is left that another 1.4 s could tidy up.
     fn may_stop(&self) -> bool {
         let Some(by) = self.stop_by else { return false };
-        let tidy = self.janitor.as_ref().is_none_or(|janitor| janitor.is_idle() || janitor.is_unsettled());
-        tidy || self.clock.mono() >= by
+        let left = self.janitor.as_ref().is_none_or(|janitor| janitor.is_idle() || janitor.is_unsettled());
+        let stored = self.compactor.as_ref().is_none_or(|compactor| !compactor.is_writing());
+        (left && stored) || self.clock.mono() >= by
     }
 
     fn adopt_config(&mut self, loaded: Result<Loaded, config::Invalid>) {

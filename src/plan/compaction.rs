@@ -104,11 +104,20 @@ pub enum Step {
     },
 }
 
+/// What a follower leaves to those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Undone {
+    /// To which revision it would compact.
+    target: i64,
+    /// What was compacted before any janitor was due.
+    before: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Idle,
-    Surveying { target: Option<i64> },
-    Waiting { until: Mono, target: i64 },
+    Surveying { waited: Option<Undone> },
+    Waiting { until: Mono, undone: Undone },
     Compacting { target: i64, at: Option<ClusterTime> },
     Storing { target: i64, said: String },
 }
@@ -134,6 +143,16 @@ pub struct Compactor {
     sent: i64,
     suspect: Option<(i64, Mono)>,
     foreign_at: Option<Mono>,
+}
+
+impl Undone {
+    /// Whether it was done meanwhile. To which revision does not matter: whoever did it has samples of its own, and the same
+    /// retention.
+    fn is_done(self, survey: &Survey) -> bool {
+        let compacted = survey.compact_revision.unwrap_or(0);
+        let by_a_janitor = survey.window.as_ref().is_some_and(|window| window.compacted > self.before);
+        compacted >= self.target || compacted > self.before && by_a_janitor
+    }
 }
 
 impl Compactor {
@@ -187,6 +206,12 @@ impl Compactor {
         matches!(self.phase, Phase::Compacting { .. })
     }
 
+    /// Whether etcd is being told of a compaction, or the window still is to be stored beside one: without it the others take
+    /// the compaction for somebody else's.
+    pub fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Compacting { .. } | Phase::Storing { .. })
+    }
+
     /// Where it stands, in words.
     pub fn phase(&self) -> &'static str {
         match self.phase {
@@ -211,15 +236,15 @@ impl Compactor {
         if !self.is_idle() {
             return None;
         }
-        self.phase = Phase::Surveying { target: None };
+        self.phase = Phase::Surveying { waited: None };
         Some(Step::Survey)
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Mono) -> Option<Step> {
         match self.phase {
-            Phase::Waiting { until, target } if now >= until => {
-                self.phase = Phase::Surveying { target: Some(target) };
+            Phase::Waiting { until, undone } if now >= until => {
+                self.phase = Phase::Surveying { waited: Some(undone) };
                 Some(Step::Survey)
             }
             _ => None,
@@ -236,24 +261,26 @@ impl Compactor {
 
     /// The survey came back.
     pub fn surveyed(&mut self, survey: Result<Survey, Blocked>, now: Now) -> Option<Step> {
-        let Phase::Surveying { target: waited_for } = self.phase else { return None };
+        let Phase::Surveying { waited } = self.phase else { return None };
         let survey = match survey {
             Ok(survey) => survey,
             Err(blocked) => return Some(self.end(Outcome::Skipped(blocked.reason), &blocked.detail, None)),
         };
+        let before = self.seen.map(|seen| seen.max(self.sent));
         self.learn(&survey, now.mono);
         if self.rescue {
             return Some(self.judge_for_rescue(&survey, now));
         }
         Some(match self.judge(&survey, now.mono) {
             Err(blocked) => self.end(Outcome::Skipped(blocked.reason), &blocked.detail, None),
-            Ok(target) => match waited_for {
-                Some(earlier) if survey.compact_revision.is_some_and(|done| done >= earlier) => {
+            Ok(target) => match waited {
+                Some(undone) if undone.is_done(&survey) => {
                     self.end(Outcome::Skipped(Reason::NotNeeded), "another member's janitor compacted", None)
                 }
                 None if survey.leader != Some(self.me) => {
+                    let before = before.or(survey.compact_revision).unwrap_or(0);
                     let until = now.mono + PER_RANK * self.rank(&survey);
-                    self.phase = Phase::Waiting { until, target };
+                    self.phase = Phase::Waiting { until, undone: Undone { target, before } };
                     return None;
                 }
                 _ if self.policy.dry_run => {

@@ -12,11 +12,11 @@ const KUBERNETES_KEEPS: Duration = Duration::from_secs(300);
 impl Compactor {
     /// A rescue asks for a compaction. One that waits for others is turned into it; none while one is carried out.
     pub fn due_for_rescue(&mut self) -> Option<Step> {
-        if matches!(self.phase, Phase::Compacting { .. } | Phase::Storing { .. }) {
+        if self.is_writing() {
             return None;
         }
         self.rescue = true;
-        self.phase = Phase::Surveying { target: None };
+        self.phase = Phase::Surveying { waited: None };
         Some(Step::Survey)
     }
 

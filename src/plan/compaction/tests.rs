@@ -184,6 +184,42 @@ fn a_follower_waits_and_finds_the_work_done() {
     assert!(matches!(ended, Some(Step::Ended { outcome: Outcome::Skipped(Reason::NotNeeded), .. })), "{ended:?}");
 }
 
+/// Under constant writes each janitor's samples name another revision: the leader's a few less than the follower's.
+#[test]
+fn a_follower_whose_samples_name_more_does_not_compact_what_the_leader_left() {
+    let mut world = World::new(policy());
+    world.leader = OTHER;
+    world.sample(0, 2 * HOUR);
+    for firing in 0..12 {
+        let due = 2 * HOUR + firing * 300;
+        // Some followers look before the leader has compacted, some after.
+        let early = firing % 2 == 0;
+        if early {
+            assert_eq!(world.fire(due), Err("waits".to_owned()));
+        }
+        world.compacted = world.revision(due - HOUR) - 12;
+        let compacted = world.compacted;
+        world.window =
+            Some(WindowRecord { v: VERSION, compacted, member: OTHER, samples: vec![], extra: Default::default() });
+        if !early {
+            assert_eq!(world.fire(due), Err("waits".to_owned()));
+        }
+        world.sample(due, due + 60);
+        let until = world.compactor.wake_at().unwrap();
+        assert_eq!(world.compactor.tick(until), Some(Step::Survey));
+        let ended = world.compactor.surveyed(Ok(world.survey(due + 60)), at(due + 60));
+        assert!(matches!(ended, Some(Step::Ended { outcome: Outcome::Skipped(Reason::NotNeeded), .. })), "{ended:?}");
+        world.sample(due + 60, due + 300);
+    }
+    // The leader's janitor is gone.
+    let due = 3 * HOUR;
+    assert_eq!(world.fire(due), Err("waits".to_owned()));
+    let until = world.compactor.wake_at().unwrap();
+    world.compactor.tick(until);
+    let step = world.compactor.surveyed(Ok(world.survey(due + 60)), at(due + 60));
+    assert!(matches!(step, Some(Step::Compact(_))), "{step:?}");
+}
+
 #[test]
 fn a_follower_compacts_when_nobody_did() {
     let mut world = World::new(policy());
