@@ -152,7 +152,8 @@ impl Rule {
         let text = text.trim();
         if text.len() > MAX_TEXT {
             let found = format!("{} characters", text.len());
-            return Err(RuleError { column: None, found, allowed: format!("at most {MAX_TEXT}") });
+            let fits = text.char_indices().take_while(|(at, _)| *at < MAX_TEXT).count();
+            return Err(RuleError { column: Some(fits + 1), found, allowed: format!("at most {MAX_TEXT}") });
         }
         let tokens = token::cut(text)?;
         if tokens.is_empty() {
@@ -182,7 +183,7 @@ impl Rule {
         let value: Dynamic =
             ENGINE.eval_ast_with_scope(&mut scope(figures), &self.ast).map_err(|error| self.explain_error(*error))?;
         value.as_bool().map_err(|_| RuleError {
-            column: None,
+            column: self.tokens.first().map(|token| token.column),
             found: "a number".to_owned(),
             allowed: "a condition, true or false, such as `dbFreeRatio > 0.4`".to_owned(),
         })

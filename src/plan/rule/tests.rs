@@ -122,7 +122,9 @@ fn what_is_no_rule_is_refused_with_its_place() {
 
 #[test]
 fn long_and_deep_rules_are_refused_and_ordinary_long_ones_are_not() {
-    assert!(Rule::parse(&format!("dbSize > {}1", " ".repeat(MAX_TEXT))).unwrap_err().to_string().contains("at most"));
+    let long = Rule::parse(&format!("dbSize > {}1", " ".repeat(MAX_TEXT))).unwrap_err();
+    assert_eq!((long.column, long.allowed), (Some(MAX_TEXT + 1), format!("at most {MAX_TEXT}")));
+    assert_eq!(Rule::parse("dbSize - dbSizeInUse").unwrap_err().column, Some(1));
     let deep = [
         format!("{}true{}", "(".repeat(500), ")".repeat(500)),
         format!("{}true", "!".repeat(1000)),
