@@ -247,8 +247,8 @@ keys! {
         |raw| value::choice(raw, &[("none", Verify::None), ("hash", Verify::Hash)]),
         "What is compared between the voters after a defrag: nothing, or HashKV.";
 
-    LEASE_TTL: Duration = "turn.lease_ttl" "60s", "duration", "5s to 10m",
-        |raw| value::duration(raw, SECOND * 5, MINUTE * 10), "Time to live of the lease under a turn.";
+    LEASE_TTL: Duration = "turn.lease_ttl" "60s", "duration", "whole seconds, 5s to 10m",
+        |raw| value::whole_seconds(raw, SECOND * 5, MINUTE * 10), "Time to live of the lease under a turn.";
 
     RESCUE: bool = "alarms.rescue" "true", "true or false", "true or false",
         value::boolean, "Whether the cluster is brought back from NOSPACE: compaction, one defrag after the other, the alarm cleared.";

@@ -167,6 +167,12 @@ pub fn duration(raw: &Raw, least: Duration, most: Duration) -> Read<Duration> {
     if value < least || value > most.min(LONGEST) { Err(Wrong::default()) } else { Ok(value) }
 }
 
+/// A duration of whole seconds.
+pub fn whole_seconds(raw: &Raw, least: Duration, most: Duration) -> Read<Duration> {
+    duration(raw, least, most)
+        .and_then(|value| if value.subsec_nanos() == 0 { Ok(value) } else { Err(Wrong::default()) })
+}
+
 /// A duration without bounds other than [`LONGEST`].
 pub fn duration_text(written: &str) -> Read<Duration> {
     let units = written.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());

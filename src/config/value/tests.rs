@@ -37,6 +37,10 @@ fn durations_need_units_of_fixed_length() {
         assert!(read(text).is_err(), "{text}");
     }
     assert!(duration(&given("1s"), Duration::from_secs(5), LONGEST).is_err());
+    // etcd grants leases of whole seconds: a fraction would be renewed for longer than it was granted.
+    let whole = |text: &str| whole_seconds(&given(text), Duration::from_secs(5), LONGEST);
+    assert_eq!(whole("1m30s"), Ok(Duration::from_secs(90)));
+    assert!(whole("5500ms").is_err() && whole("4s").is_err());
 }
 
 #[test]
