@@ -32,6 +32,7 @@ use crate::config::{self, Config, Loaded, Source};
 use crate::etcd::{Calls, Change, Clock, Error};
 use crate::http::{self, Command, Heartbeat, Metrics};
 use crate::plan::compaction::Compactor;
+use crate::plan::firing::Firings;
 use crate::plan::janitor::Janitor;
 use crate::plan::reason::Blocked;
 use crate::plan::record::RoundRecord;
@@ -98,7 +99,7 @@ struct Daemon {
     probes: Arc<Probes>,
     janitor: Option<Janitor>,
     compactor: Option<Compactor>,
-    last_due: Option<crate::plan::member::RoundId>,
+    firings: Firings,
     prevention: Prevention,
     compaction_began: Option<Mono>,
     /// A rescue waits for this compaction.
@@ -200,7 +201,7 @@ pub async fn run(source: Source) -> Result<(), NotStarted> {
         probes,
         janitor: None,
         compactor: None,
-        last_due: None,
+        firings: Firings::default(),
         prevention: Prevention::new(),
         compaction_began: None,
         rescue_compaction: None,
@@ -280,6 +281,9 @@ impl Daemon {
             self.check_files();
         }
         self.keep_link();
+        if let Some(round) = self.firings.lapsed(now.mono) {
+            self.came_to_nothing(round);
+        }
         if self.janitor.as_ref().and_then(Janitor::wake_at).is_some_and(|at| now.mono >= at) {
             self.janitor_event(Event::Tick);
         }

@@ -6,7 +6,7 @@ use super::clockwork::Firing;
 use super::hands::Hands;
 use super::{Daemon, News};
 use crate::etcd;
-use crate::plan::compaction::Step as CompactionStep;
+use crate::plan::compaction::{Compactor, Step as CompactionStep};
 use crate::plan::janitor::Janitor;
 use crate::plan::member::{RoundId, RoundKind};
 use crate::plan::reason::{Blocked, Outcome, Reason};
@@ -33,7 +33,7 @@ impl Daemon {
         let Some(due) = config.defrag.schedule.last_at_or_before(now) else { return };
         let missed = (now - due).to_std().is_ok_and(|late| late < config.defrag.window);
         let id = RoundId { kind: RoundKind::Cron, due };
-        if missed && config.defrag.enabled && self.last_due.is_none_or(|last| last < id) {
+        if missed && config.defrag.enabled && !self.firings.has_begun(id) {
             tracing::info!(round = %id, "catches up a firing inside its window");
             self.round_due(id);
         }
@@ -43,23 +43,48 @@ impl Daemon {
         let Some(config) = self.config.clone() else {
             return self.not_run(TaskKind::Defrag, Some(id), Blocked::new(Reason::ConfigInvalid, ""));
         };
-        // The clock may have been set back.
-        if self.last_due.is_some_and(|last| id <= last) {
-            return;
+        if self.firings.has_begun(id) {
+            let detail = "it was begun before: the clock was set back";
+            return self.not_run(TaskKind::Defrag, Some(id), Blocked::new(Reason::NotNeeded, detail));
         }
         if !config.defrag.enabled {
             return self.not_run(TaskKind::Defrag, Some(id), Blocked::new(Reason::Disabled, ""));
         }
-        if self.janitor.is_none() {
+        if let Some(blocked) = self.nobody_to_look_after() {
             // Not remembered as begun: it is caught up as soon as etcd answers, inside the window.
-            let blocked = self.view.problem.clone();
-            let blocked = blocked.unwrap_or_else(|| Blocked::new(Reason::EtcdUnavailable, "not connected yet"));
             tracing::warn!(task = "defrag", round = %id, reason = blocked.reason.name(), "{blocked}");
+            let now = self.clock.now();
+            let late = (now.wall - id.due).to_std().unwrap_or_default();
+            if let Some(before) = self.firings.wait(id, now.mono + config.defrag.window.saturating_sub(late)) {
+                self.came_to_nothing(before);
+            }
             return;
         }
-        self.last_due = Some(id);
+        self.firings.begin(id);
         let jitter = id.jitter(self.link.identity().map_or(0, |identity| identity.cluster), config.defrag.jitter);
         self.begin_round(id, jitter);
+    }
+
+    /// Why no member can be looked after now, if that is so.
+    fn nobody_to_look_after(&self) -> Option<Blocked> {
+        let problem = self.view.problem.clone();
+        if self.janitor.is_none() {
+            return Some(problem.unwrap_or_else(|| Blocked::new(Reason::EtcdUnavailable, "not connected yet")));
+        }
+        // What answers at the address is not the member that is known; what is under way finds that out by itself.
+        problem.filter(|problem| problem.reason == Reason::WrongMember)
+    }
+
+    /// A firing waited for etcd until its window was over, or until the next one.
+    pub(super) fn came_to_nothing(&mut self, round: RoundId) {
+        let enabled = self.config.as_ref().is_some_and(|config| config.defrag.enabled);
+        let blocked = if enabled {
+            let unknown = || Blocked::new(Reason::WindowOver, "etcd answered too late");
+            self.nobody_to_look_after().unwrap_or_else(unknown)
+        } else {
+            Blocked::new(Reason::Disabled, "")
+        };
+        self.not_run(TaskKind::Defrag, Some(round), blocked);
     }
 
     /// Lets the plan begin a round, whatever made it due.
@@ -221,12 +246,10 @@ impl Daemon {
         if self.view.quiesced {
             return self.not_run(TaskKind::Compaction, None, Blocked::new(Reason::Quiesced, ""));
         }
-        let Some(compactor) = &mut self.compactor else {
-            let blocked = self.view.problem.clone();
-            let blocked = blocked.unwrap_or_else(|| Blocked::new(Reason::EtcdUnavailable, "not connected yet"));
+        if let Some(blocked) = self.nobody_to_look_after() {
             return self.not_run(TaskKind::Compaction, None, blocked);
-        };
-        if let Some(step) = compactor.due() {
+        }
+        if let Some(step) = self.compactor.as_mut().and_then(Compactor::due) {
             self.compaction_began = Some(self.clock.mono());
             self.compaction_step(step);
         }

@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod compaction;
+pub mod firing;
 pub mod forecast;
 pub mod growth;
 pub mod guard;

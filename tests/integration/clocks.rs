@@ -72,3 +72,29 @@ async fn clocks_an_hour_off_start_no_round_late_and_none_twice() {
         assert_eq!((outcome.as_str(), reason.as_deref()), ("skipped", Some("not_needed")));
     }
 }
+
+/// As in a pod that boots before its time is set.
+#[tokio::test]
+async fn a_clock_that_was_a_day_ahead_once_silences_no_round() {
+    let cluster = Cluster::start(Spec { members: 1, ..Spec::default() }).await;
+    let yaml = "compaction: { enabled: false }\n\
+                defrag: { schedule: '*/20 * * * * *', rule: 'dbSize < 0', small_cluster: allow }\n";
+    let mut janitor = Janitor::prepare(&cluster, 0, yaml);
+    janitor.set_clock(24 * 3600);
+    janitor.start_again().await;
+    a_round_ends(&janitor, true).await;
+    janitor.set_clock(0);
+    a_round_ends(&janitor, false).await;
+}
+
+/// One of tomorrow, or of today.
+async fn a_round_ends(janitor: &Janitor, of_tomorrow: bool) {
+    let is_ahead = |round: &str| {
+        let due = chrono::NaiveDateTime::parse_from_str(round, "cron-%Y%m%dT%H%M%SZ").expect("a round's name");
+        due.and_utc() > Utc::now() + chrono::TimeDelta::hours(1)
+    };
+    eventually("a round ends", PATIENCE, || async {
+        janitor.rounds().iter().any(|(round, ..)| is_ahead(round) == of_tomorrow).then_some(())
+    })
+    .await;
+}

@@ -150,6 +150,18 @@ async fn without_etcd_it_serves_says_so_once_and_catches_the_round_up_when_etcd_
 }
 
 #[tokio::test]
+async fn a_round_for_which_etcd_did_not_come_is_counted_when_its_window_is_over() {
+    let mut cluster = Cluster::start(one()).await;
+    cluster.stop(0).await;
+    let janitor = Janitor::start(&cluster, 0, &round(&due_in(4), ", window: 5s")).await;
+    let skips = "etcd_janitor_task_skips_total{reason=\"etcd_unavailable\",task=\"defrag\"}";
+    let counted = || async { janitor.metric(skips).await.filter(|count| *count > 0.0) };
+    assert_eq!(eventually("it is counted", Duration::from_secs(40), counted).await, 1.0);
+    let last = janitor.status().await["tasks"][1].clone();
+    assert!(last["last_outcome"].to_string().contains("etcd_unavailable"), "{last}");
+}
+
+#[tokio::test]
 async fn it_survives_a_restart_of_etcd() {
     let mut cluster = Cluster::start(one()).await;
     let janitor = Janitor::start(&cluster, 0, &round(&not_due(), "")).await;
