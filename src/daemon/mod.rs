@@ -89,6 +89,8 @@ struct Daemon {
     clock: Clock,
     config: Option<Arc<Config>>,
     reload: Reload,
+    /// What the process was started with and serves with until its end.
+    served: reload::Fixed,
     level: Level,
     listener: Listener,
     view: View,
@@ -127,6 +129,7 @@ pub async fn run(source: Source) -> Result<(), NotStarted> {
     let fallback = serving_defaults(&source);
     let shown = loaded.as_ref().map_or(&fallback, |loaded| &loaded.config);
     let level = init_logging(shown.log.format, &shown.log.level);
+    let served = reload::fixed(shown);
     let setup = |error: &dyn std::fmt::Display| NotStarted::Setup(error.to_string());
 
     let metrics = Arc::new(Metrics::new().map_err(|error| setup(&error))?);
@@ -191,6 +194,7 @@ pub async fn run(source: Source) -> Result<(), NotStarted> {
         clock,
         config: None,
         reload: Reload::new(source, clock.mono()),
+        served,
         level,
         listener,
         view,

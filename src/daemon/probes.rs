@@ -38,6 +38,11 @@ impl Probes {
         state.timeout = timeout;
     }
 
+    /// How old an open defrag may be.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
+    }
+
     /// Well while a defrag is open that is younger than `defrag.timeout`, whoever sent it: etcd's own probes hang then,
     /// and the kubelet would kill the container in the middle. Otherwise what the member says.
     pub async fn ask(&self, probe: EtcdProbe) -> ProbeAnswer {

@@ -1,12 +1,13 @@
 //! Noticing that files changed, and taking over what they say now.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Daemon, policy};
-use crate::config::{self, Config, Fingerprint, Invalid, Loaded, Source, read_fingerprint};
+use crate::config::{self, Config, Fingerprint, Invalid, Loaded, LogFormat, Source, read_fingerprint};
 use crate::plan::reason::{Blocked, Reason};
 use crate::plan::step::Event;
 use crate::plan::time::Mono;
@@ -48,6 +49,14 @@ impl Reload {
         self.material = content;
         changed
     }
+}
+
+/// What is taken over at the start only.
+pub(super) type Fixed = (SocketAddr, usize, LogFormat);
+
+/// What a configuration says of it.
+pub(super) fn fixed(config: &Config) -> Fixed {
+    (config.http.listen, config.http.max_connections, config.log.format)
 }
 
 impl Daemon {
@@ -106,7 +115,18 @@ impl Daemon {
             tracing::warn!(warning, "configuration");
         }
         let now = self.clock.mono();
-        let config = Arc::new(loaded.config);
+        let mut config = loaded.config;
+        if fixed(&config) != self.served {
+            tracing::warn!("http.listen, http.max_connections and log.format take effect at the next start");
+        }
+        if let Some(before) = &self.config
+            && before.etcd.prefix != config.etcd.prefix
+        {
+            // Turns, intent and holds of one process are in one place.
+            tracing::warn!(prefix = before.etcd.prefix, "etcd.prefix takes effect at the next start");
+            config.etcd.prefix.clone_from(&before.etcd.prefix);
+        }
+        let config = Arc::new(config);
         let before = self.config.replace(Arc::clone(&config));
         self.view.config.valid = true;
         self.view.config.last_reload_successful = true;
@@ -115,7 +135,7 @@ impl Daemon {
         self.level.set(&config.log.level);
         self.renew_listener(&config);
         self.set_schedules(&config);
-        let _ = self.reload.material_changed(&config);
+        let material_changed = self.reload.material_changed(&config);
         match &before {
             None => {
                 self.view.problem = None;
@@ -125,10 +145,8 @@ impl Daemon {
                 tracing::info!("the new configuration is in force");
                 if before.etcd != config.etcd {
                     self.link.renew(now);
-                }
-                let fixed = |config: &Config| (config.http.listen, config.http.max_connections, config.log.format);
-                if fixed(before) != fixed(&config) {
-                    tracing::warn!("http.listen, http.max_connections and log.format take effect at the next start");
+                } else if material_changed {
+                    self.link.files_changed(now);
                 }
             }
         }
@@ -137,6 +155,16 @@ impl Daemon {
         }
         let rounds = policy::rounds(&config, self.view.recorded);
         self.janitor_event(Event::Policy(Box::new(rounds)));
-        self.probes.set(self.link.cluster(), config.defrag.timeout);
+        self.probes.set_timeout(config.defrag.timeout);
+        if !config.compaction.enabled {
+            let step = self.compactor.as_mut().and_then(|compactor| compactor.stop(Reason::Disabled));
+            self.compaction_steps(step);
+        }
+        // Who switches something off means from now on.
+        let now_dry = config.dry_run && before.is_some_and(|before| !before.dry_run);
+        let why = if config.defrag.enabled { now_dry.then_some(Reason::DryRun) } else { Some(Reason::Disabled) };
+        if let Some(reason) = why {
+            self.janitor_event(Event::Withdraw(reason));
+        }
     }
 }

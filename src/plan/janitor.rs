@@ -127,6 +127,7 @@ impl Janitor {
                 steps.extend(self.rescue.as_mut().map(|rescue| rescue.quiesce(now)).unwrap_or_default());
                 steps
             }
+            Event::Withdraw(reason) => self.with_round(|round| round.withdraw(reason, now)),
             Event::Policy(policy) => {
                 // A round keeps the configuration that it began with. What is known of the world is another matter.
                 if let Some(round) = &mut self.round {
@@ -283,7 +284,11 @@ impl Janitor {
     }
 
     fn watch_look(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) {
-        let Ok(records) = look.records() else { return };
+        let Ok(records) = look.records() else {
+            // etcd is away, or lets us read nothing.
+            self.watch.next = now.mono + self.policy.retry_every;
+            return;
+        };
         if self.watch.intent {
             if let Some((revision, intent)) = self.foreign_intent(look) {
                 let intent = intent.clone();
@@ -386,3 +391,6 @@ impl Watch {
         self.intent || self.nospace
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cluster::Look;
 use super::forecast::Rates;
 use super::member::{MemberId, RoundId};
-use super::reason::Blocked;
+use super::reason::{Blocked, Reason};
 use super::record::{Intent, RoundRecord};
 use super::rescue::Compaction;
 use super::round::{Ended, Permit};
@@ -369,6 +369,8 @@ pub enum Event {
     NospaceSeen,
     /// Start nothing new.
     Quiesce,
+    /// Rounds are switched off for this reason: the one under way is dropped while it may be.
+    Withdraw(Reason),
     /// The configuration changed; a round under way keeps the one it began with.
     Policy(Box<Policy>),
 }

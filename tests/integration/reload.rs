@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use crate::support::mounted::publish;
-use crate::support::rounds::{knows_all, not_due};
-use crate::support::{Cluster, Janitor, Proxy, Spec, eventually};
+use crate::support::rounds::{first_round, knows_all, not_due, says};
+use crate::support::{Auth, Cluster, Janitor, Proxy, Recorder, Spec, Token, due_in, eventually};
 
 const ENDPOINT: &str = "ETCD_JANITOR__ETCD__ENDPOINT";
 const RELOADED: &str = "etcd_janitor_config_last_reload_successful";
@@ -62,12 +62,22 @@ async fn a_bad_configuration_at_the_start_stops_nothing_but_the_maintenance() {
     // Each problem once, not at every look at the file.
     assert!(janitor.events().len() < 12, "{}", janitor.log_tail(30));
 
-    janitor.write_config(&valid(""));
+    janitor.write_config(&valid("http: { max_connections: 32 }"));
     reloaded(&janitor, 1.0).await;
     assert_eq!(ready(&janitor).await.0, 200);
+    warned(&janitor, "http.max_connections").await;
     knows_all(&janitor, 1).await;
     assert!(proxy.connections() > 0);
     assert!(janitor.status().await["problem"].is_null());
+}
+
+/// Something that the file says waits for the next start.
+async fn warned(janitor: &Janitor, key: &str) {
+    let warns = |event: &serde_json::Value| {
+        let text = event["message"].as_str().unwrap_or_default();
+        event["level"] == "WARN" && text.contains(key) && text.contains("at the next start")
+    };
+    janitor.event("what waits for the next start is said", Duration::from_secs(2), warns).await;
 }
 
 #[tokio::test]
@@ -171,4 +181,73 @@ async fn a_configmaps_swap_of_links_is_noticed() {
     })
     .await;
     assert_eq!(janitor.metric(RELOADED).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn another_prefix_is_for_the_next_start() {
+    let cluster = one().await;
+    let round = |due: &str, prefix: &str| {
+        format!(
+            "compaction: {{ enabled: false }}\netcd: {{ prefix: {prefix} }}\n\
+             defrag: {{ schedule: '{due}', rule: 'dbSize > 0', small_cluster: allow, pause_between: 1s }}\n"
+        )
+    };
+    let mut janitor = Janitor::start(&cluster, 0, &round(&not_due(), "/one/")).await;
+    knows_all(&janitor, 1).await;
+    janitor.reload(&round(&due_in(4), "/two/")).await;
+    warned(&janitor, "etcd.prefix").await;
+    assert_eq!(first_round(&janitor, Duration::from_secs(60)).await.0, "done");
+    let mut client = cluster.client(0).await;
+    let written = async |client: &mut etcd_client::Client, prefix: &str| {
+        let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
+        client.get(prefix, Some(options)).await.expect("a healthy cluster reads").count()
+    };
+    assert_eq!((written(&mut client, "/one/").await > 0, written(&mut client, "/two/").await), (true, 0));
+}
+
+#[tokio::test]
+async fn a_round_is_dropped_when_it_is_switched_off_before_its_send() {
+    let cluster = one().await;
+    let recorder = Recorder::start(&cluster).await;
+    let yaml = |due: &str, more: &str| {
+        format!(
+            "compaction: {{ enabled: false }}\ndefrag: {{ schedule: '{due}', rule: 'dbSize > 0', small_cluster: allow, \
+             drain: 20s{more}\n"
+        )
+    };
+    let mut janitor = Janitor::start(&cluster, 0, &yaml(&not_due(), " }")).await;
+    for (more, reason) in [(" }\ndry_run: true", "dry_run"), (", enabled: false }", "disabled")] {
+        let before = janitor.rounds().len();
+        let due = due_in(4);
+        janitor.reload(&yaml(&due, " }")).await;
+        says(&janitor, "clients are drained", Duration::from_secs(40), |status| status["draining"] == true).await;
+        janitor.reload(&yaml(&due, more)).await;
+        eventually("the round ends", Duration::from_secs(5), || async {
+            (janitor.rounds().len() > before).then_some(())
+        })
+        .await;
+        let (_, outcome, why) = janitor.rounds().remove(before);
+        assert_eq!((outcome.as_str(), why.as_deref()), ("skipped", Some(reason)));
+        says(&janitor, "nobody is drained any more", Duration::from_secs(5), |status| status["draining"] == false)
+            .await;
+    }
+    assert!(recorder.finish().defrags().is_empty());
+}
+
+#[tokio::test]
+async fn a_password_that_changed_with_the_file_is_taken_over() {
+    let auth = Auth { root_password: "battery".to_owned(), token: Token::Simple { ttl: Duration::from_secs(5) } };
+    let cluster = Cluster::start(Spec { members: 1, auth: Some(auth), ..Spec::default() }).await;
+    let mut janitor = Janitor::start(&cluster, 0, &valid("")).await;
+    knows_all(&janitor, 1).await;
+    let mut client = cluster.client(0).await;
+    client.user_change_password("root", "staple").await.expect("root may");
+    fs::write(janitor.folder().join("password"), "staple").expect("the password file");
+    janitor.process().signal("HUP");
+    janitor.event("it is used", NOTICED, |event| event["message"] == "connected anew").await;
+    let seen = janitor.status().await["members"][0]["seen_at"].clone();
+    says(&janitor, "etcd answers", NOTICED, |status| {
+        status["problem"].is_null() && status["members"][0]["seen_at"] != seen
+    })
+    .await;
 }

@@ -147,7 +147,8 @@ pub struct Round {
     intent: Option<(i64, Intent)>,
     blocked: Option<Blocked>,
     needed: bool,
-    quiesced: bool,
+    /// Why nothing new is started, when that is so.
+    withdrawn: Option<Reason>,
     draining: bool,
     cautioned: bool,
     /// How many last looks had grown old before the send.
@@ -179,7 +180,7 @@ impl Round {
             intent: None,
             blocked: None,
             needed: false,
-            quiesced: false,
+            withdrawn: None,
             draining: false,
             cautioned: false,
             stale: 0,
@@ -268,7 +269,12 @@ impl Round {
 
     /// Starts nothing new. A defrag that was sent is waited for all the same.
     pub fn quiesce(&mut self, now: Now) -> Vec<Step> {
-        self.quiesced = true;
+        self.withdraw(Reason::Quiesced, now)
+    }
+
+    /// The same for another reason.
+    pub fn withdraw(&mut self, reason: Reason, now: Now) -> Vec<Step> {
+        self.withdrawn = Some(reason);
         self.at = self.at.min(now.mono);
         self.tick(now)
     }
@@ -322,7 +328,10 @@ impl Round {
             self.looked_out(answer, now, &mut steps);
         } else if self.awaiting == Some(ticket) {
             self.awaiting = None;
-            self.main_answer(answer, now, &mut steps);
+            // The last look sends: what was withdrawn while it was taken is not sent any more.
+            if self.withdrawn.is_none() || !matches!(self.phase, Phase::LastLook { .. }) {
+                self.main_answer(answer, now, &mut steps);
+            }
         }
         steps.extend(self.tick(now));
         steps
@@ -338,17 +347,13 @@ impl Round {
     }
 
     fn must_drop_out(&self, now: Now) -> bool {
-        self.may_still_be_dropped() && (self.quiesced || now.mono >= self.ends)
+        self.may_still_be_dropped() && (self.withdrawn.is_some() || now.mono >= self.ends)
     }
 
     /// The window is over, or nothing new may start.
     fn drop_out(&mut self, now: Now, steps: &mut Vec<Step>) {
-        if self.quiesced {
-            return self.close(
-                Then::End { outcome: Outcome::Skipped(Reason::Quiesced), detail: String::new() },
-                now,
-                steps,
-            );
+        if let Some(reason) = self.withdrawn {
+            return self.close(Then::End { outcome: Outcome::Skipped(reason), detail: String::new() }, now, steps);
         }
         let last = self.blocked.clone().unwrap_or_else(|| match self.phase {
             Phase::Delayed => Blocked::new(Reason::WindowOver, "the window ended before the round could start"),
