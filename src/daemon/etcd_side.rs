@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
+use tokio::task::AbortHandle;
 
 use super::prevention::Prevention;
 use super::{Daemon, News, policy};
@@ -35,8 +36,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Wait before records that could not be read are read again.
 const RECORDS_AGAIN: Duration = Duration::from_secs(10);
-/// Wait before a watch that ended is begun again.
+/// Waits before a watch that ended is begun again, doubling until one works.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
+const LONGEST_WATCH_AGAIN: Duration = Duration::from_secs(60);
 
 /// The state of the connection.
 pub(super) struct Link {
@@ -44,11 +46,15 @@ pub(super) struct Link {
     cluster: Option<Arc<Cluster>>,
     identity: Option<Identity>,
     identifying: bool,
+    /// Files or addresses changed since it was asked who answers: the answer says nothing of them.
+    stale: bool,
     renew: bool,
     wait: Duration,
     next_attempt: Mono,
     polling: bool,
     next_poll: Mono,
+    watching: Option<AbortHandle>,
+    watch_again: Duration,
     said: Option<Class>,
     /// What is wrong with the dates of the certificates, as last said.
     out_of_date: Vec<String>,
@@ -63,11 +69,14 @@ impl Link {
             cluster: None,
             identity: None,
             identifying: false,
+            stale: false,
             renew: false,
             wait: FIRST_WAIT,
             next_attempt: now,
             polling: false,
             next_poll: now,
+            watching: None,
+            watch_again: WATCH_AGAIN,
             said: None,
             out_of_date: Vec::new(),
             say_again: false,
@@ -89,6 +98,7 @@ impl Link {
     /// New connections, with the files and addresses as they are now. Plans go on: what is under way keeps the old ones.
     pub(super) fn renew(&mut self, now: Mono) {
         self.renew = true;
+        self.stale = self.identifying;
         self.wait = FIRST_WAIT;
         self.next_attempt = now;
     }
@@ -97,6 +107,11 @@ impl Link {
     pub(super) fn files_changed(&mut self, now: Mono) {
         self.say_again = true;
         self.renew(now);
+    }
+
+    /// The watch has told something.
+    pub(super) fn watch_works(&mut self) {
+        self.watch_again = WATCH_AGAIN;
     }
 
     pub(super) fn wake_at(&self) -> Option<Mono> {
@@ -147,13 +162,17 @@ impl Daemon {
     }
 
     pub(super) fn spawn(&mut self, task: impl Future<Output = News> + Send + 'static) {
+        self.spawn_held(task);
+    }
+
+    fn spawn_held(&mut self, task: impl Future<Output = News> + Send + 'static) -> AbortHandle {
         let generation = self.link.generation;
-        self.work.spawn(async move { (generation, task.await) });
+        self.work.spawn(async move { (generation, task.await) })
     }
 
     /// Ends the round of a member that is looked after no longer. An intent that was written for it is settled by whoever
     /// sees it, as after a crash.
-    fn drop_round(&mut self) {
+    fn drop_round(&mut self, detail: &str) {
         let Some(round) = self.janitor.as_ref().and_then(Janitor::round) else { return };
         let (id, lease) = (round.id(), round.lease());
         if let (Some(lease), Some(cluster)) = (lease, self.link.cluster()) {
@@ -164,16 +183,22 @@ impl Daemon {
         }
         self.view.draining = false;
         let outcome = Outcome::Skipped(Reason::MemberChanged);
-        let detail = "another member answers at etcd.endpoint".to_owned();
-        self.round_ended(Ended { round: id, outcome, detail, seconds: None, reclaimed: None });
+        self.round_ended(Ended { round: id, outcome, detail: detail.to_owned(), seconds: None, reclaimed: None });
     }
 
     /// Everything that is known of the member that was looked after is forgotten, answers under way too.
     fn reset(&mut self) {
         self.link.generation += 1;
         self.link.polling = false;
+        // Its changes are not of a generation.
+        if let Some(watching) = self.link.watching.take() {
+            watching.abort();
+        }
         self.janitor = None;
         self.compactor = None;
+        // The next plan gives the same tickets out again.
+        self.rescue_compaction = None;
+        (self.compaction_began, self.defrag_began) = (None, None);
         self.prevention = Prevention::new();
         self.view.forget_cluster();
     }
@@ -183,7 +208,8 @@ impl Daemon {
         self.link.next_attempt = self.clock.mono() + self.link.wait;
         self.link.wait = (self.link.wait * 2).min(LONGEST_WAIT);
         if self.link.identity.is_none() {
-            self.view.etcd_up = Some(false);
+            // A learner is up; it refuses what would tell more of it.
+            self.view.etcd_up = Some(error.class == Class::Learner);
         }
         self.down(error);
     }
@@ -232,12 +258,22 @@ impl Daemon {
     }
 
     pub(super) fn identified(&mut self, cluster: Arc<Cluster>, result: Result<Identity, Error>) {
+        let now = self.clock.mono();
+        if std::mem::take(&mut self.link.stale) {
+            self.link.identifying = false;
+            self.link.next_attempt = now;
+            return;
+        }
         let identity = match result {
             Ok(identity) => identity,
-            Err(error) => return self.not_connected(&error),
+            Err(error) => {
+                if error.class == Class::WrongMember {
+                    self.let_go_of_a_member_that_is_not_meant();
+                }
+                return self.not_connected(&error);
+            }
         };
         let Some(config) = self.config.clone() else { return };
-        let now = self.clock.mono();
         let same = self.link.identity() == Some(&identity);
         if !same && self.janitor.as_ref().is_some_and(Janitor::is_sent) {
             // How that defrag ended must be known first.
@@ -246,7 +282,7 @@ impl Daemon {
             return;
         }
         if !same {
-            self.drop_round();
+            self.drop_round("another member answers at etcd.endpoint");
         }
         self.link.identifying = false;
         self.link.renew = false;
@@ -257,9 +293,23 @@ impl Daemon {
         self.up();
         if same {
             tracing::info!("connected anew");
-            return;
+            // One may have come due while another member answered there.
+            return self.catch_up();
         }
         self.look_after(identity, &config);
+    }
+
+    /// The configuration names another member than the one that was looked after, and the one that answers is not that one
+    /// either: nobody is looked after. Without a change of name it is the address that leads astray; plans then wait for it.
+    fn let_go_of_a_member_that_is_not_meant(&mut self) {
+        let Some(name) = self.config.as_ref().and_then(|config| config.etcd.member_name.clone()) else { return };
+        let not_meant = self.link.identity().is_some_and(|identity| identity.name != name);
+        // How a defrag ended that was sent must be known first; the next attempt is seconds away.
+        if not_meant && !self.janitor.as_ref().is_some_and(Janitor::is_sent) {
+            self.drop_round("etcd.member_name is another member's");
+            self.reset();
+            (self.link.identity, self.link.cluster) = (None, None);
+        }
     }
 
     /// Begins to look after a member.
@@ -372,17 +422,19 @@ impl Daemon {
     pub(super) fn watch_after(&mut self, wait: Duration) {
         let Some(cluster) = self.link.cluster() else { return };
         let changes = self.changes.clone();
-        self.spawn(async move {
+        let watching = self.spawn_held(async move {
             tokio::time::sleep(wait).await;
             News::WatchEnded(etcd::watch(&cluster, &changes).await)
         });
+        self.link.watching = Some(watching);
     }
 
     pub(super) fn watch_ended(&mut self, error: &Error) {
         tracing::debug!(%error, "the watch under the prefix ended; begins again");
         // What happened meanwhile was not seen.
         self.janitor_event(Event::IntentSeen);
-        self.watch_after(WATCH_AGAIN);
+        self.watch_after(self.link.watch_again);
+        self.link.watch_again = (self.link.watch_again * 2).min(LONGEST_WATCH_AGAIN);
     }
 
     pub(super) fn read_history(&mut self) {

@@ -299,8 +299,10 @@ impl Daemon {
     fn take_news(&mut self, done: Result<(u64, News), tokio::task::JoinError>) {
         let (generation, news) = match done {
             Ok(done) => done,
+            // The watch on a member that is looked after no longer.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
-                // With panic = abort this is only ever a cancellation.
+                // With panic = abort there is no other kind.
                 tracing::error!(%error, "a task was lost");
                 return;
             }
@@ -340,6 +342,7 @@ impl Daemon {
     }
 
     fn changed(&mut self, change: Change) {
+        self.link.watch_works();
         if let Some(compactor) = &mut self.compactor {
             compactor.own_revisions(&change.revisions);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::rounds::{assert_one_at_a_time, first_round, knows_all, not_due, says, says_problem, waits_for};
-use crate::support::{Cluster, Janitor, Mode, Proxy, Recorder, Spec, due_in, eventually, requests};
+use crate::support::{Cluster, Direction, Janitor, Mode, Proxy, Recorder, Spec, due_in, eventually, requests};
 
 const ENDPOINT: &str = "ETCD_JANITOR__ETCD__ENDPOINT";
 
@@ -153,4 +153,69 @@ async fn a_round_is_not_carried_over_to_another_member() {
     assert!(history.defrags().is_empty(), "{history}");
     assert_eq!(janitor.get("/livez").await.map(|(code, _)| code), Some(200));
     proxy.set(Mode::Refuse).await;
+}
+
+/// The name is another member's from a reload on: the one that answers is looked after no longer.
+#[tokio::test]
+async fn a_member_whose_name_is_no_longer_meant_is_let_go() {
+    let cluster = Cluster::start(Spec { members: 1, ..Spec::default() }).await;
+    let recorder = Recorder::start(&cluster).await;
+    let named = |name: &str, due: &str| {
+        format!(
+            "etcd: {{ member_name: {name} }}\ncompaction: {{ schedule: '* * * * * *' }}\n\
+             defrag: {{ schedule: '{due}', rule: 'dbSize > 0', small_cluster: allow, drain: 1s }}\n"
+        )
+    };
+    let mut janitor = Janitor::start(&cluster, 0, &named("m0", &not_due())).await;
+    knows_all(&janitor, 1).await;
+    let due = due_in(8);
+    janitor.reload(&named("m1", &due)).await;
+    says_problem(&janitor, "wrong_member", Duration::from_secs(20)).await;
+    says(&janitor, "nobody is looked after", Duration::from_secs(5), |status| status["local"].is_null()).await;
+    for task in ["compaction", "defrag"] {
+        let skips = format!("etcd_janitor_task_skips_total{{reason=\"wrong_member\",task=\"{task}\"}}");
+        if task == "compaction" {
+            eventually(task, Duration::from_secs(20), || async { janitor.metric(&skips).await }).await;
+        } else {
+            janitor
+                .event("the round is due and refused", Duration::from_secs(30), |event| {
+                    event["task"] == "defrag" && event["reason"] == "wrong_member" && event.get("round").is_some()
+                })
+                .await;
+        }
+    }
+    assert!(recorder.so_far().defrags().is_empty(), "{}", recorder.so_far());
+    // Right again: what was due meanwhile is caught up.
+    janitor.reload(&named("m0", &due)).await;
+    assert_eq!(first_round(&janitor, Duration::from_secs(60)).await.0, "done");
+}
+
+/// Who answered at the address before says nothing of the address now.
+#[tokio::test]
+async fn an_answer_from_the_address_before_a_reload_is_not_taken_over() {
+    let cluster = Cluster::start(Spec::default()).await;
+    let proxy = Proxy::start(cluster.member(0).client_address()).await;
+    proxy.set(Mode::Stall(Direction::Both)).await;
+    let at = |url: &str| format!("etcd: {{ endpoint: '{url}', request_timeout: 20s }}\n{}", round(&not_due(), ""));
+    let mut janitor = Janitor::prepare(&cluster, 0, &at(&format!("http://{}", proxy.address())));
+    janitor.forget_environment(ENDPOINT);
+    janitor.start_again().await;
+    eventually("it asks", Duration::from_secs(10), || async { (proxy.connections() > 0).then_some(()) }).await;
+    janitor.reload(&at(&cluster.member(1).client_url)).await;
+    proxy.set(Mode::Pass).await;
+    let id = format!("{:016x}", cluster.member(1).id);
+    says(&janitor, "the member at the new address is looked after", Duration::from_secs(40), |status| {
+        status["local"] == id.as_str()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_learner_that_is_well_is_up() {
+    let mut cluster = Cluster::start(Spec::default()).await;
+    let learner = cluster.add_learner().await;
+    let janitor = Janitor::start(&cluster, learner, &round(&not_due(), "")).await;
+    says_problem(&janitor, "learner", Duration::from_secs(20)).await;
+    assert_eq!(janitor.metric("etcd_janitor_etcd_up").await, Some(1.0));
+    assert_eq!(janitor.status().await["etcd_up"], true);
 }
