@@ -168,7 +168,7 @@ async fn a_member_whose_name_is_no_longer_meant_is_let_go() {
     };
     let mut janitor = Janitor::start(&cluster, 0, &named("m0", &not_due())).await;
     knows_all(&janitor, 1).await;
-    let due = due_in(8);
+    let due = due_in(20);
     janitor.reload(&named("m1", &due)).await;
     says_problem(&janitor, "wrong_member", Duration::from_secs(20)).await;
     says(&janitor, "nobody is looked after", Duration::from_secs(5), |status| status["local"].is_null()).await;
@@ -178,7 +178,7 @@ async fn a_member_whose_name_is_no_longer_meant_is_let_go() {
             eventually(task, Duration::from_secs(20), || async { janitor.metric(&skips).await }).await;
         } else {
             janitor
-                .event("the round is due and refused", Duration::from_secs(30), |event| {
+                .event("the round is due and refused", Duration::from_secs(60), |event| {
                     event["task"] == "defrag" && event["reason"] == "wrong_member" && event.get("round").is_some()
                 })
                 .await;
