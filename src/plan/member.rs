@@ -149,6 +149,25 @@ mod tests {
     }
 
     #[test]
+    fn jitter_is_the_same_on_all_below_its_bound_and_spreads_clusters() {
+        let round: RoundId = "cron-20261122T000000Z".parse().unwrap();
+        let next: RoundId = "cron-20261123T000000Z".parse().unwrap();
+        let bound = Duration::from_secs(600);
+        // Of each janitor's program, whatever its build: a release that computes another one splits rounds.
+        assert_eq!(round.jitter(0x448b_a8dc_5787_1f95, bound), Duration::from_millis(101_395));
+        let mut tenths = [0; 10];
+        for cluster in 0..1000 {
+            let jitter = round.jitter(cluster, bound);
+            assert!(jitter < bound, "{jitter:?}");
+            tenths[jitter.as_secs() as usize / 60] += 1;
+        }
+        assert!(tenths.iter().all(|count| (60..=140).contains(count)), "{tenths:?}");
+        let moved = (0..1000).filter(|cluster| round.jitter(*cluster, bound) != next.jitter(*cluster, bound)).count();
+        assert!(moved > 990, "a cluster does not have the same place every night");
+        assert_eq!(round.jitter(1, Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
     fn a_member_id_is_shown_as_sixteen_digits() {
         assert_eq!(MemberId(0xab).to_string(), "00000000000000ab");
         assert_eq!("00000000000000ab".parse(), Ok(MemberId(0xab)));
