@@ -380,6 +380,9 @@ impl Daemon {
             Signal::Stop(name) => {
                 self.stop_by = Some(self.clock.mono() + LEAVE_WITHIN);
                 self.quiesce(name);
+                let now = self.clock.mono();
+                let step = self.compactor.as_mut().and_then(|compactor| compactor.hurry(now));
+                self.compaction_steps(step);
                 if self.janitor.as_ref().is_some_and(Janitor::is_sent) {
                     tracing::warn!("stops in mid-defrag: the intent stays, the next start adopts it");
                 }

@@ -314,14 +314,24 @@ impl Compactor {
             // Without a cluster clock the samples have no age that another instance could rely on.
             return Some(self.end(Outcome::Done, &said, Some(target)));
         };
+        Some(self.store(target, at, said, now))
+    }
+
+    fn store(&mut self, target: i64, at: ClusterTime, said: String, now: Mono) -> Step {
         self.phase = Phase::Storing { target, said };
-        Some(Step::Store(WindowRecord {
+        Step::Store(WindowRecord {
             v: VERSION,
             compacted: target,
             member: self.me,
             samples: self.samples.stored(now, at),
             extra: Default::default(),
-        }))
+        })
+    }
+
+    /// The process is about to end: a compaction that was sent is not waited for any more, and explained to the others.
+    pub fn hurry(&mut self, now: Mono) -> Option<Step> {
+        let Phase::Compacting { target, at: Some(at) } = self.phase else { return None };
+        Some(self.store(target, at, format!("stopped while compacting to revision {target}"), now))
     }
 
     /// The window was stored, or not; the compaction is done either way.
@@ -406,8 +416,14 @@ impl Compactor {
         if !self.policy.force_beside_others {
             self.nobody_else_compacts(now)?;
         }
+        let compacted = survey.compact_revision.unwrap_or(0).max(self.sent);
+        let own = |upto: i64| self.own.iter().filter(|revision| (compacted + 1..=upto).contains(*revision)).count();
         let target = match self.policy.keep {
-            Keep::Newest(keep) => survey.revision.saturating_sub(i64::try_from(keep).unwrap_or(i64::MAX)),
+            // Our own windows push nothing out: else each would be a reason for the next compaction, writes or none.
+            Keep::Newest(keep) => {
+                let keep = i64::try_from(keep.saturating_add(own(survey.revision) as u64)).unwrap_or(i64::MAX);
+                survey.revision.saturating_sub(keep)
+            }
             Keep::Age(age) => match self.samples.older_than(now, age) {
                 Some(sample) => sample.revision,
                 None => {
@@ -421,12 +437,10 @@ impl Compactor {
                 }
             },
         };
-        let compacted = survey.compact_revision.unwrap_or(0).max(self.sent);
         if target <= compacted.max(0) {
             return skip(Reason::NotNeeded, format!("revision {target} is compacted already (up to {compacted})"));
         }
-        let own = self.own.iter().filter(|revision| (compacted + 1..=target).contains(*revision)).count() as u64;
-        let foreign = u64::try_from(target - compacted).unwrap_or(0).saturating_sub(own);
+        let foreign = u64::try_from(target - compacted).unwrap_or(0).saturating_sub(own(target) as u64);
         if foreign == 0 {
             return skip(Reason::NotNeeded, format!("only janitors wrote since revision {compacted}"));
         }

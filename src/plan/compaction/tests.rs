@@ -321,3 +321,23 @@ fn after_a_restore_from_a_backup_compactions_go_on_and_keep_what_is_young() {
     }
     assert!(done > 20, "{done}");
 }
+
+#[test]
+fn in_revision_mode_the_window_of_the_last_compaction_is_no_reason_for_another() {
+    let mut world = World::new(Policy { keep: Keep::Newest(500), force_beside_others: true, ..policy() });
+    let (mut revision, mut sent) = (2000, Vec::new());
+    for minute in 0..60 {
+        let now = at(minute * 60);
+        assert_eq!(world.compactor.due(), Some(Step::Survey));
+        let mut survey = world.survey(minute * 60);
+        survey.revision = revision;
+        if let Some(Step::Compact(target)) = world.compactor.surveyed(Ok(survey), now) {
+            (world.compacted, sent) = (target, [sent, vec![target]].concat());
+            world.compactor.compacted(Ok(String::new()), now.mono);
+            world.compactor.stored();
+            revision += 1;
+            world.compactor.own_revisions(&[revision]);
+        }
+    }
+    assert_eq!(sent, [1500]);
+}
