@@ -31,7 +31,10 @@ pub async fn overview(config: &Config, source: &str) -> Snapshot {
     }
     let doing = Doing { compaction: None, round: None, turn_held: false, rescue: None };
     view.publish(Some(config), &doing, clock.now());
-    snapshots.borrow().as_ref().clone()
+    let mut snapshot = snapshots.borrow().as_ref().clone();
+    // Nobody is there to whom a schedule could fire.
+    snapshot.tasks.iter_mut().for_each(|task| task.next_run = None);
+    snapshot
 }
 
 async fn read(config: &Config, clock: &Clock, view: &mut View) -> Result<(), Error> {
@@ -45,8 +48,6 @@ async fn read(config: &Config, clock: &Clock, view: &mut View) -> Result<(), Err
     if let Some(Ok(status)) = look.member(identity.member).map(|member| &member.status) {
         view.revision = Some(status.revision);
     }
-    let scraped = look.members.iter().filter_map(|member| member.scrape.as_ref().ok()?.compact_revision);
-    view.compact_revision = scraped.max();
     view.looked(&look, config.alarms.quota);
     view.remember(etcd::history(&cluster).await?);
     Ok(())

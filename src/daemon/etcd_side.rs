@@ -10,7 +10,7 @@ use super::prevention::Prevention;
 use super::{Daemon, News, policy};
 use crate::config::Config;
 use crate::etcd::{self, Class, Cluster, Error, Identity, LocalStatus, Pause};
-use crate::plan::cluster::{AlarmKind, Look};
+use crate::plan::cluster::{AlarmKind, Look, MemberLook};
 use crate::plan::compaction::Compactor;
 use crate::plan::janitor::Janitor;
 use crate::plan::member::{MemberId, RoundId, RoundKind};
@@ -400,7 +400,9 @@ impl Daemon {
         let quota = self.config.as_ref().and_then(|config| config.alarms.quota);
         self.view.looked(look, quota);
         let local = self.view.local.and_then(|id| look.member(id));
-        if local.is_none_or(|member| member.scrape.is_err()) {
+        // A defrag ends without a word to us when somebody else sent it.
+        let open = |member: &MemberLook| member.scrape.as_ref().is_ok_and(|scrape| scrape.defrags_open > 0);
+        if local.is_none_or(|member| member.scrape.is_err()) || look.members.iter().any(open) {
             self.next_overview = self.next_overview.min(self.clock.mono() + OVERVIEW_AGAIN);
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::etcd::LocalStatus;
-use crate::plan::cluster::{Look, QuotaBytes, Status, Stored};
+use crate::plan::cluster::{Look, Place, QuotaBytes, Status, Stored};
 use crate::plan::forecast::{Rates, forecast, measured_by_etcd, recorded};
 use crate::plan::member::{MemberId, RoundId};
 use crate::plan::reason::{Blocked, Outcome, Reason};
@@ -55,6 +55,9 @@ pub struct View {
     pub local: Option<MemberId>,
     looked: Option<Now>,
     members: BTreeMap<MemberId, Member>,
+    /// Why members' metrics could not be read in the newest look. Kept apart from what is wrong with the members: the local
+    /// one is asked every few seconds, and its answer says nothing of its metrics.
+    unscraped: BTreeMap<MemberId, String>,
     alarms: Vec<Alarm>,
     queue: Vec<String>,
     intent: Option<Result<Intent, Unreadable>>,
@@ -116,6 +119,7 @@ impl View {
             local: None,
             looked: None,
             members: BTreeMap::new(),
+            unscraped: BTreeMap::new(),
             alarms: Vec::new(),
             queue: Vec::new(),
             intent: None,
@@ -146,6 +150,7 @@ impl View {
     pub fn forget_cluster(&mut self) {
         (self.looked, self.missing_right) = (None, None);
         self.members.clear();
+        self.unscraped.clear();
         self.alarms.clear();
         self.queue.clear();
         (self.cluster_id, self.local, self.intent) = (None, None, None);
@@ -176,23 +181,25 @@ impl View {
             let mut member = known.get(&one.id).cloned().unwrap_or_else(|| unseen(one.id, &one.name));
             member.name.clone_from(&one.name);
             member.local = self.local == Some(one.id);
-            if one.learner {
-                member.role = Role::Learner;
-            }
+            member.defrag_open = one.scrape.as_ref().ok().map(|scrape| scrape.defrags_open > 0);
             match &one.status {
                 Ok(status) => fill(&mut member, status, look.begun.wall),
-                Err(blocked) => member.problem = Some(blocked.to_string()),
+                Err(blocked) => {
+                    // What it was before is not known to be so still.
+                    member.role = if one.learner { Role::Learner } else { Role::Unknown };
+                    // In its defrag a member answers its metrics and nothing else, and is not down.
+                    member.problem = (member.defrag_open != Some(true)).then(|| blocked.to_string());
+                }
             }
             if let Some(quota) = look.quota(one.id, configured_quota) {
                 member.quota = Some(shown(quota));
             }
-            if one.status.is_ok()
-                && let Err(blocked) = &one.scrape
-            {
-                member.problem = Some(blocked.to_string());
-            }
             self.members.insert(one.id, member);
         }
+        let unscraped = look.members.iter().filter_map(|one| Some((one.id, one.scrape.as_ref().err()?.to_string())));
+        self.unscraped = unscraped.collect();
+        let scraped = look.members.iter().filter_map(|one| one.scrape.as_ref().ok()?.compact_revision).max();
+        self.compact_revision = self.compact_revision.max(scraped);
         self.alarms = look
             .alarms()
             .into_iter()
@@ -202,11 +209,15 @@ impl View {
         if let Ok(records) = &look.records {
             self.intended(records.intent.as_ref());
             self.held(records.hold.as_ref(), look.begun);
-            let name = |place: &crate::plan::cluster::Place| match &place.value {
+            let name = |place: &Place| match &place.value {
                 Ok(turn) => turn.holder.clone(),
                 Err(_) => format!("lease {:016x}", place.lease),
             };
             self.queue = records.turns.iter().map(name).collect();
+            for member in self.members.values_mut() {
+                let its = |place: &Place| place.value.as_ref().is_ok_and(|turn| turn.member == member.id);
+                member.place = records.turns.iter().position(its);
+            }
         }
     }
 
@@ -263,7 +274,13 @@ impl View {
         self.sizes.sample(local.status.db_size, local.status.db_size_in_use, now);
         let member = self.members.entry(local.member).or_insert_with(|| unseen(local.member, name));
         member.local = true;
+        // What answers is in no defrag.
+        member.defrag_open = member.defrag_open.map(|_| false);
         fill(member, &local.status, now.wall);
+        // Who else was seen to lead, leads no more.
+        for member in self.members.values_mut().filter(|member| matches!(member.role, Role::Leader | Role::Follower)) {
+            member.role = if local.status.leader == Some(member.id) { Role::Leader } else { Role::Follower };
+        }
         self.revision = Some(local.status.revision);
         self.alarms = local
             .status
@@ -322,7 +339,7 @@ impl View {
             cluster_id: self.cluster_id,
             local: self.local,
             looked_at: self.looked.map(|looked| looked.wall),
-            members: self.members.values().map(|member| judged(member, config)).collect(),
+            members: self.members.values().map(|member| self.judged(member, config)).collect(),
             alarms: self.alarms.clone(),
             tasks: config.map(|config| self.tasks(config, doing, now.wall)).unwrap_or_default(),
             compact_revision: self.compact_revision,
@@ -347,6 +364,13 @@ impl View {
             compactions: self.sizes.compactions(),
         };
         self.publish.send_replace(Arc::new(snapshot));
+    }
+
+    /// With what the rule in force says of it. The other janitors' rules are not known here; they are meant to be the same.
+    fn judged(&self, member: &Member, config: Option<&Config>) -> Member {
+        let pays = config.zip(figures(member)).and_then(|(config, figures)| config.defrag.rule.evaluate(&figures).ok());
+        let unscraped = || self.unscraped.get(&member.id).cloned();
+        Member { pays, problem: member.problem.clone().or_else(unscraped), ..member.clone() }
     }
 
     /// The configuration, and what is wrong with the files of our own port.
@@ -409,12 +433,6 @@ fn told(config: &Config, figures: &Figures) -> RuleState {
     }
 }
 
-/// With what the rule in force says of it. The other janitors' rules are not known here; they are meant to be the same.
-fn judged(member: &Member, config: Option<&Config>) -> Member {
-    let pays = config.zip(figures(member)).and_then(|(config, figures)| config.defrag.rule.evaluate(&figures).ok());
-    Member { pays, ..member.clone() }
-}
-
 fn unseen(id: MemberId, name: &str) -> Member {
     Member {
         id,
@@ -427,6 +445,8 @@ fn unseen(id: MemberId, name: &str) -> Member {
         db_size_in_use: None,
         quota: None,
         pays: None,
+        defrag_open: None,
+        place: None,
         problem: None,
     }
 }
@@ -491,3 +511,6 @@ fn empty(process: &Process, config: &ConfigState, at: DateTime<Utc>) -> Snapshot
         compactions: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

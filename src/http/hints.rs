@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::page::text::span;
 use crate::plan::reason::{Outcome, Reason};
 use crate::plan::record::RoundRecord;
-use crate::plan::snapshot::{Member, Snapshot};
+use crate::plan::snapshot::{Member, Snapshot, TaskKind};
 
 /// A certificate that ends sooner wants attention.
 const SOON: TimeDelta = TimeDelta::days(30);
@@ -35,15 +35,17 @@ pub fn hints(snapshot: &Snapshot, now: DateTime<Utc>) -> Vec<Hint> {
     if !snapshot.config.valid || !snapshot.config.last_reload_successful {
         found.push(Hint::of("configuration", Reason::ConfigInvalid));
     }
-    if let Some(problem) = &snapshot.problem {
+    if let Some(problem) = snapshot.trouble() {
         found.push(Hint::of(problem.reason.name(), problem.reason));
     }
     if snapshot.missing_right.is_some() {
         found.push(Hint::of("rights", Reason::Auth));
     }
     for alarm in &snapshot.alarms {
-        let reason = if alarm.alarm == "CORRUPT" { Reason::Corrupt } else { Reason::Nospace };
-        found.push(Hint::of(&alarm.alarm, reason));
+        found.push(match alarm.alarm.as_str() {
+            "CORRUPT" => Hint::of(&alarm.alarm, Reason::Corrupt),
+            _ => Hint::new(format!("{}: {}", alarm.alarm, nospace(snapshot)), Reason::Nospace.name()),
+        });
     }
     if snapshot.hold.is_some() || snapshot.hold_unreadable.is_some() {
         found.push(Hint::of("hold", Reason::Hold));
@@ -57,16 +59,12 @@ pub fn hints(snapshot: &Snapshot, now: DateTime<Utc>) -> Vec<Hint> {
         found.push(Hint::new(text, "intent_open"));
     }
     for member in &snapshot.members {
-        // In its own defrag a member answers nothing, and is not down.
-        if snapshot.intent.as_ref().is_some_and(|intent| intent.member == member.id) {
+        if snapshot.in_defrag(member) {
             continue;
         }
         // Of the local one the line above says it.
         if let Some(problem) = member.problem.as_ref().filter(|_| !member.local || snapshot.problem.is_none()) {
-            let reason = named(problem).unwrap_or(Reason::MemberDown);
-            // That nobody answers means here that this member is down.
-            let reason = if reason == Reason::EtcdUnavailable { Reason::MemberDown } else { reason };
-            found.push(Hint::of(&member.name, reason));
+            found.push(Hint::of(&member.name, about(problem)));
         }
     }
     for task in &snapshot.tasks {
@@ -115,24 +113,44 @@ pub fn hints(snapshot: &Snapshot, now: DateTime<Utc>) -> Vec<Hint> {
     found
 }
 
-/// The reason that a problem's text begins with.
-fn named(problem: &str) -> Option<Reason> {
-    let name = problem.split(':').next()?;
-    Reason::ALL.iter().copied().find(|reason| reason.name() == name)
+/// The reason that a member's problem begins with. That nobody answers means that this member is down.
+pub fn about(problem: &str) -> Reason {
+    let name = problem.split(':').next().unwrap_or_default();
+    let named = Reason::ALL.iter().copied().find(|reason| reason.name() == name);
+    named.filter(|reason| *reason != Reason::EtcdUnavailable).unwrap_or(Reason::MemberDown)
+}
+
+/// What becomes of NOSPACE, and what to do where the janitors cannot.
+fn nospace(snapshot: &Snapshot) -> String {
+    let Some(rescue) = &snapshot.rescue else {
+        let why = match (snapshot.config.dry_run, snapshot.quiesced) {
+            (true, _) => "nothing is sent in a dry run",
+            (_, true) => "this janitor is quiesced",
+            _ => "no rescue is under way here, as long as etcd does not answer or with `alarms.rescue: false`",
+        };
+        return format!("{why}: by hand, compact, defragment member by member, then `etcdctl alarm disarm`");
+    };
+    match &rescue.waiting_for {
+        None => format!("nothing; the rescue works on it ({})", rescue.phase),
+        // These say themselves what would help.
+        Some(blocked) if matches!(blocked.reason, Reason::Nospace | Reason::NotNeeded) => blocked.detail.clone(),
+        Some(blocked) => format!("the rescue waits for {}: {}", blocked.reason, blocked.reason.remedy()),
+    }
 }
 
 /// What the operator wanted, or what is as it should be.
-const fn is_plan(reason: Reason) -> bool {
+pub(super) const fn is_plan(reason: Reason) -> bool {
     matches!(reason, Reason::Disabled | Reason::NotNeeded | Reason::DryRun | Reason::Hold | Reason::Quiesced)
 }
 
 /// A member that the rule would have defragmented, and that took no part in the newest round in which others did. A member
 /// that needs nothing writes no record, so without the rule nothing can be told.
-fn without_janitor(snapshot: &Snapshot, member: &Member) -> Option<Hint> {
+pub(super) fn without_janitor(snapshot: &Snapshot, member: &Member) -> Option<Hint> {
     let newest: &RoundRecord = snapshot.history.first()?;
-    let idle = snapshot.intent.is_none() && snapshot.tasks.iter().all(|task| !task.in_progress);
+    let rounds = snapshot.tasks.iter().any(|task| task.task == TaskKind::Defrag && task.in_progress);
+    let idle = snapshot.intent.is_none() && snapshot.queue.is_empty() && !rounds;
     let took_part = snapshot.history.iter().any(|record| record.round == newest.round && record.member == member.id);
-    if took_part || member.local || !idle || member.pays != Some(true) || snapshot.queue.contains(&member.name) {
+    if took_part || member.local || !idle || member.pays != Some(true) {
         return None;
     }
     let text = format!(

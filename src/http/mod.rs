@@ -22,12 +22,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::plan::snapshot::Snapshot;
 
 pub use health::Heartbeat;
-pub use hints::{Hint, hints};
+pub use hints::{Hint, about, hints};
 pub use metrics::Metrics;
 pub use page::growing;
 pub use page::text::{ago, bytes, span};
 pub use server::Server;
-pub use verdict::{Level, Verdict, verdict};
+pub use verdict::{Level, Verdict, doing, verdict};
 
 /// What the server needs of the rest of the program.
 pub struct Options {

@@ -67,7 +67,7 @@ reasons! {
     Corrupt "corrupt" "The CORRUPT alarm is up."
         "Find the member whose data differ and replace it; nothing is maintained until then.";
     Nospace "nospace" "The NOSPACE alarm is up: etcd refuses the lease that a turn needs."
-        "The rescue works on it; `etcd-janitor status` says what is in its way.";
+        "The rescue works on it, and RESCUE in `etcd-janitor status` says what it waits for; with `alarms.rescue: false` or in a dry run nobody does.";
     UnsafeVersion "unsafe_version" "The member's etcd release has a known defect that a defrag can trigger."
         "Upgrade etcd, or set `defrag.unsafe_versions: allow`.";
     DiskSpace "disk_space" "The volume has not enough free space for the copy that a defrag writes."

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::member::{MemberId, RoundId};
-use super::reason::{Blocked, Outcome};
+use super::reason::{Blocked, Outcome, Reason};
 use super::record::{Hold, Intent, RoundRecord};
 use super::rule::Condition;
 use super::sizes::SizeSample;
@@ -92,6 +92,39 @@ pub struct Snapshot {
     pub compactions: Vec<DateTime<Utc>>,
 }
 
+impl Snapshot {
+    /// Whether a member is in its defrag, whoever sent it: it answers its metrics then and nothing else, and is not down.
+    /// An announced one counts too, unless neither member nor metrics answer any more.
+    pub fn in_defrag(&self, member: &Member) -> bool {
+        match (member.defrag_open, &member.problem) {
+            (Some(true), _) => true,
+            (None, Some(_)) => false,
+            _ => self.running_intent().is_some_and(|intent| intent.member == member.id),
+        }
+    }
+
+    /// The open intent while whoever wrote it has its place in the queue. Without that it was left open.
+    pub fn running_intent(&self) -> Option<&Intent> {
+        self.intent.as_ref().filter(|intent| self.queue.contains(&intent.holder))
+    }
+
+    /// Why nothing can be done at all. That the local member does not answer in its defrag is no such reason.
+    pub fn trouble(&self) -> Option<&Blocked> {
+        self.problem.as_ref().filter(|problem| problem.reason != Reason::EtcdUnavailable || !self.is_local_busy())
+    }
+
+    /// Whether the local member's metrics show an open Defragment.
+    pub fn is_local_busy(&self) -> bool {
+        self.members.iter().any(|member| member.local && member.defrag_open == Some(true))
+    }
+
+    /// A member's name; its id where none is known.
+    pub fn name_of(&self, id: MemberId) -> String {
+        let named = self.members.iter().find(|member| member.id == id && !member.name.is_empty());
+        named.map_or_else(|| id.to_string(), |member| member.name.clone())
+    }
+}
+
 /// This process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Janitor {
@@ -168,6 +201,12 @@ pub struct Member {
     /// Whether this janitor's rule says that a defrag of it pays; none: its figures are not known.
     #[serde(default)]
     pub pays: Option<bool>,
+    /// Whether its metrics show an open Defragment, whoever sent it; none: they were not read.
+    #[serde(default)]
+    pub defrag_open: Option<bool>,
+    /// How many are before it in the queue; 0: the turn is for it; none: it is not in the queue.
+    #[serde(default)]
+    pub place: Option<usize>,
     /// Why it is not well, if it is not.
     pub problem: Option<String>,
 }

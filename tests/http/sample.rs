@@ -123,19 +123,7 @@ pub fn hostile(name: &str) -> Snapshot {
     snapshot.queue = vec![name.to_owned()];
     snapshot.hold =
         Some(Hold { v: VERSION, reason: name.to_owned(), by: name.to_owned(), until: now, extra: Extra::new() });
-    snapshot.intent = Some(Intent {
-        v: VERSION,
-        member: MemberId(2),
-        instance: name.to_owned(),
-        holder: name.to_owned(),
-        round: round(now),
-        target_start: 0.0,
-        target_count: 0,
-        db_size: 0,
-        db_size_in_use: 0,
-        at: now,
-        extra: Extra::new(),
-    });
+    snapshot.intent = Some(intent(name, 2));
     snapshot.alarms = vec![Alarm { alarm: name.to_owned(), member: MemberId(2) }];
     for decision in &mut snapshot.decisions {
         decision.text = name.to_owned();
@@ -150,6 +138,23 @@ pub fn hostile(name: &str) -> Snapshot {
         task.waiting_for = Some(Blocked::new(Reason::Hold, name));
     }
     snapshot
+}
+
+pub fn intent(name: &str, member: u64) -> Intent {
+    let now = Utc::now();
+    Intent {
+        v: VERSION,
+        member: MemberId(member),
+        instance: name.to_owned(),
+        holder: name.to_owned(),
+        round: round(now),
+        target_start: 0.0,
+        target_count: 0,
+        db_size: 0,
+        db_size_in_use: 0,
+        at: now,
+        extra: Extra::new(),
+    }
 }
 
 pub fn growth(left: TimeDelta, before_next_round: bool) -> Growth {
@@ -178,6 +183,8 @@ fn member(id: u64) -> Member {
         db_size_in_use: Some(180 << 20),
         quota: Some(8 << 30),
         pays: Some(false),
+        defrag_open: Some(false),
+        place: None,
         problem: None,
     }
 }

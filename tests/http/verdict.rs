@@ -20,6 +20,14 @@ fn the_gravest_is_told() {
     };
     step(Level::Well, "Idle: next defrag due in 16h 59m", |_| {});
     step(Level::Well, "Dry run", |s| s.config.dry_run = true);
+    step(Level::Attention, "etcd-2: the rule would defragment it", |s| {
+        s.queue.clear();
+        s.members[2].pays = Some(true);
+        s.history.retain(|record| record.member != MemberId(3));
+    });
+    step(Level::Attention, "The last defrag was skipped, liveness_budget.", |s| {
+        s.tasks[1].last_outcome = Some(Outcome::Skipped(Reason::LivenessBudget));
+    });
     step(Level::Attention, "Compaction waits: no_leader: nobody leads", |s| {
         s.tasks[0].waiting_for = Some(Blocked::new(Reason::NoLeader, "nobody leads"));
     });
@@ -40,6 +48,10 @@ fn the_gravest_is_told() {
         s.missing_right = Some("a defrag takes the role root, which the user ops lacks".into());
     });
     step(Level::Attention, "etcd-2 is not well: no answer", |s| s.members[2].problem = Some("no answer".into()));
+    step(Level::Attention, "etcd-2 is not well", |s| {
+        s.tasks[0].in_progress = true;
+        s.tasks[0].phase = "waiting for the leader's janitor".into();
+    });
     step(Level::Working, "Defrag under way: waiting for the turn.", |s| {
         s.tasks[1].in_progress = true;
         s.tasks[1].phase = "waiting for the turn".into();
@@ -85,6 +97,42 @@ fn what_is_switched_off_waits_for_nothing() {
     snapshot.tasks[0].enabled = false;
     snapshot.tasks[0].waiting_for = Some(Blocked::new(Reason::Disabled, ""));
     assert_eq!(verdict(&snapshot, Utc::now()).level, Level::Well);
+}
+
+/// Whoever sent it, and whether or not there is an intent.
+#[test]
+fn a_defrag_under_way_is_work_and_one_left_open_is_not() {
+    let told = |change: fn(&mut Snapshot)| {
+        let mut snapshot = sample::known();
+        snapshot.queue.clear();
+        change(&mut snapshot);
+        let verdict = verdict(&snapshot, Utc::now());
+        (verdict.level, verdict.text)
+    };
+    let work = (Level::Working, "etcd-2 is being defragmented.".to_owned());
+    assert_eq!(told(|s| (s.queue, s.intent) = (vec!["etcd-2".into()], Some(sample::intent("etcd-2", 3)))), work);
+    let open: fn(&mut Snapshot) = |s| {
+        s.members[2].defrag_open = Some(true);
+        s.members[2].problem = Some("etcd_unavailable: no answer".into());
+    };
+    assert_eq!(told(open), work);
+    let left = told(|s| s.intent = Some(sample::intent("etcd-2", 3)));
+    assert_eq!(left, (Level::Attention, "The outcome of a defrag of etcd-2 by etcd-2 is not resolved yet.".to_owned()));
+    let away = told(|s| {
+        (s.queue, s.intent) = (vec!["etcd-2".into()], Some(sample::intent("etcd-2", 3)));
+        (s.members[2].defrag_open, s.members[2].problem) = (None, Some("etcd_unavailable: refused".into()));
+    });
+    assert_eq!(away, (Level::Attention, "etcd-2 is not well: etcd_unavailable: refused".to_owned()));
+    let local: fn(&mut Snapshot) = |s| {
+        s.etcd_up = Some(false);
+        s.problem = Some(Blocked::new(Reason::EtcdUnavailable, "no answer"));
+    };
+    assert_eq!(told(local).0, Level::Bad);
+    let local = told(|s| {
+        (s.etcd_up, s.members[0].defrag_open) = (Some(false), Some(true));
+        s.problem = Some(Blocked::new(Reason::EtcdUnavailable, "no answer"));
+    });
+    assert_eq!(local, (Level::Working, "etcd-0 is being defragmented.".to_owned()));
 }
 
 #[test]

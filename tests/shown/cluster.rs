@@ -99,6 +99,8 @@ fn member(index: u64, mib: u64) -> Member {
         db_size_in_use: Some(180 * MIB),
         quota: Some(8192 * MIB),
         pays: Some(false),
+        defrag_open: Some(false),
+        place: None,
         problem: None,
     }
 }

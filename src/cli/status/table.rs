@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::cli::printable;
 use crate::cli::screen::{Cell, Screen, column, columns, optional, wrap};
 use crate::cli::seen::Seen;
-use crate::http::{Level, ago, bytes, growing, hints, span, verdict};
+use crate::http::{Level, ago, bytes, doing, growing, hints, span, verdict};
 use crate::plan::hold::instant;
 use crate::plan::reason::Outcome;
 use crate::plan::record::RoundRecord;
@@ -53,7 +53,8 @@ pub(super) fn write(
 impl Scope<'_> {
     fn cluster(&self, out: &mut impl Write) -> io::Result<()> {
         let snapshot = self.snapshot;
-        let answering = snapshot.members.iter().filter(|member| member.problem.is_none()).count();
+        let well = |member: &&Member| member.problem.is_none() || snapshot.in_defrag(member);
+        let answering = snapshot.members.iter().filter(well).count();
         let leader = snapshot.members.iter().find(|member| member.role == Role::Leader);
         let mut alarms: Vec<&str> = snapshot.alarms.iter().map(|alarm| alarm.alarm.as_str()).collect();
         alarms.dedup();
@@ -134,25 +135,10 @@ impl Scope<'_> {
 
     /// What a member is doing, or what is wrong with it.
     fn state(&self, member: &Member) -> Cell {
-        // In its own defrag a member answers nothing, and is not down.
-        if self.snapshot.intent.as_ref().is_some_and(|intent| intent.member == member.id) {
-            return Cell::marked(Level::Working, "defrag under way");
-        }
-        if let Some(problem) = &member.problem {
-            return Cell::marked(Level::Bad, format!("! {}", printable(problem)));
-        }
-        if let Some(place) = self.snapshot.queue.iter().position(|name| *name == member.name) {
-            let text = if place == 0 { "has the turn".to_owned() } else { format!("in the queue, {place} before it") };
-            return Cell::marked(Level::Working, text);
-        }
-        let newest = self.snapshot.history.iter().find(|record| record.member == member.id);
-        match newest.map(|record| record.outcome) {
-            Some(outcome @ (Outcome::Failed(_) | Outcome::Unknown | Outcome::Skipped(_))) => {
-                Cell::marked(Level::Attention, format!("! last round {outcome}"))
-            }
-            _ if member.pays == Some(true) => "idle, a defrag pays".into(),
-            _ => "idle".into(),
-        }
+        let (level, text) = doing(self.snapshot, member);
+        let text = printable(&text);
+        let text = if matches!(level, Level::Bad | Level::Attention) { format!("! {text}") } else { text };
+        if level == Level::Well { text.into() } else { Cell::marked(level, text) }
     }
 
     fn last_defrag(&self, member: &Member) -> Option<&RoundRecord> {
@@ -219,8 +205,7 @@ impl Scope<'_> {
             lines.push(("GROWTH", growing(growth, self.now)));
         }
         if let Some(intent) = &snapshot.intent {
-            let who = snapshot.members.iter().find(|member| member.id == intent.member);
-            let who = who.map_or_else(|| intent.member.to_string(), |member| member.name.clone());
+            let who = snapshot.name_of(intent.member);
             let since = self.when(Some(intent.at));
             lines
                 .push(("INTENT", format!("{} announced a defrag of {who} {since} in {}", intent.holder, intent.round)));
@@ -241,7 +226,7 @@ impl Scope<'_> {
             lines.push(("RESCUE", format!("{}: {}", rescue.round, rescue.told())));
         }
         for alarm in &snapshot.alarms {
-            lines.push(("ALARM", format!("{} raised by {}", alarm.alarm, alarm.member)));
+            lines.push(("ALARM", format!("{} raised by {}", alarm.alarm, snapshot.name_of(alarm.member))));
         }
         if self.wide {
             for certificate in &snapshot.certificates {
