@@ -267,7 +267,10 @@ fn obstacles(snapshot: &Snapshot, kind: TaskKind, screen: Screen, out: &mut impl
 
 fn decisions(decisions: &[&Decision], screen: Screen, now: DateTime<Utc>, out: &mut impl Write) -> io::Result<()> {
     if decisions.is_empty() {
-        return writeln!(out, "DECISIONS  none since the janitor started");
+        return writeln!(
+            out,
+            "DECISIONS  none is remembered: the janitor keeps the newest 25 of each task since it started"
+        );
     }
     let rows: Vec<Vec<Cell>> = decisions
         .iter()

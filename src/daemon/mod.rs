@@ -106,8 +106,6 @@ struct Daemon {
     compaction_began: Option<Mono>,
     /// A rescue waits for this compaction.
     rescue_compaction: Option<Ticket>,
-    /// Why nothing was compacted last time, without the numbers in it.
-    compaction_skip: String,
     defrag_began: Option<(crate::plan::member::RoundId, Mono)>,
     instance: String,
     work: JoinSet<(u64, News)>,
@@ -209,7 +207,6 @@ pub async fn run(source: Source) -> Result<(), NotStarted> {
         prevention: Prevention::new(),
         compaction_began: None,
         rescue_compaction: None,
-        compaction_skip: String::new(),
         defrag_began: None,
         instance,
         work: JoinSet::new(),

@@ -294,9 +294,10 @@ impl Daemon {
             Outcome::Skipped(reason) => Some(reason),
             _ => None,
         };
-        let skip: String = reason.map(|_| detail.chars().filter(|c| !c.is_ascii_digit()).collect()).unwrap_or_default();
-        let again = self.view.compaction.outcome == Some(outcome) && reason.is_some() && skip == self.compaction_skip;
-        self.compaction_skip = skip;
+        let blocked = reason.map(|reason| Blocked::new(reason, detail));
+        let text = format!("{outcome} {detail}").trim_end().to_owned();
+        let decision = Decision { at: now.wall, task: TaskKind::Compaction, round: None, text, blocked };
+        let again = self.view.decided(decision) && reason.is_some();
         // Every five minutes the same reason not to compact is no news.
         if again {
             tracing::debug!(task = "compaction", reason = reason.map(Reason::name), "{outcome} {detail}");
@@ -309,9 +310,6 @@ impl Daemon {
                 seconds = took.map(|took| took.as_secs_f64()),
                 "{outcome} {detail}"
             );
-            let blocked = reason.map(|reason| Blocked::new(reason, detail));
-            let text = format!("{outcome} {detail}").trim_end().to_owned();
-            self.view.decided(Decision { at: now.wall, task: TaskKind::Compaction, round: None, text, blocked });
         }
         if outcome == Outcome::Done {
             self.view.compacted(now);

@@ -22,8 +22,8 @@ use crate::plan::snapshot::{
 };
 use crate::plan::time::Now;
 
-/// Decisions that are remembered.
-const DECISIONS: usize = 50;
+/// Decisions of each task that are remembered: there are many more compactions than rounds.
+const DECISIONS: usize = 25;
 /// Version of the document's shape.
 pub const API_VERSION: u32 = 1;
 
@@ -141,7 +141,7 @@ impl View {
             by_etcd: Rates::default(),
             growth: None,
         };
-        view.decisions.reserve(DECISIONS);
+        view.decisions.reserve(DECISIONS * TaskKind::ALL.len());
         let receiver = view.publish.subscribe();
         (view, receiver)
     }
@@ -162,12 +162,18 @@ impl View {
         self.growth = None;
     }
 
-    /// Remembers a decision.
-    pub fn decided(&mut self, decision: Decision) {
-        if self.decisions.len() == DECISIONS {
-            self.decisions.pop_front();
+    /// Remembers a decision. One that says the same as the task's newest takes its place; whether it did.
+    pub fn decided(&mut self, decision: Decision) -> bool {
+        let of = |one: &Decision| one.task == decision.task;
+        let newest = self.decisions.iter().rposition(of);
+        let full = self.decisions.iter().filter(|one| of(one)).count() >= DECISIONS;
+        let oldest = self.decisions.iter().position(of).filter(|_| full);
+        let again = newest.filter(|at| decision.repeats(&self.decisions[*at]));
+        if let Some(at) = again.or(oldest) {
+            self.decisions.remove(at);
         }
         self.decisions.push_back(decision);
+        again.is_some()
     }
 
     /// Takes over what a look showed.

@@ -363,3 +363,17 @@ pub struct Decision {
     /// The reason, when something was not done.
     pub blocked: Option<Blocked>,
 }
+
+impl Decision {
+    /// Whether it says what the one before said. Why something is not done is the same also with other numbers.
+    pub fn repeats(&self, before: &Decision) -> bool {
+        // A name may end in a digit: "etcd-1" is no number.
+        let is_number = |word: &str| {
+            word.trim_start_matches(|c: char| !c.is_alphanumeric()).starts_with(|c: char| c.is_ascii_digit())
+        };
+        let words = |text: &str| text.split(' ').filter(|word| !is_number(word)).map(str::to_owned).collect::<Vec<_>>();
+        let reason = |one: &Decision| one.blocked.as_ref().map(|blocked| blocked.reason);
+        (self.task, self.round, reason(self)) == (before.task, before.round, reason(before))
+            && (self.text == before.text || self.blocked.is_some() && words(&self.text) == words(&before.text))
+    }
+}

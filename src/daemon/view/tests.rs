@@ -159,3 +159,40 @@ fn a_place_in_the_queue_is_a_members_whatever_its_holder_is_called() {
     let places: Vec<Option<usize>> = shown(&view).members.iter().map(|member| member.place).collect();
     assert_eq!(places, [Some(1), None, Some(0)]);
 }
+
+fn decision(task: TaskKind, text: &str, blocked: Option<Reason>) -> Decision {
+    let blocked = blocked.map(|reason| Blocked::new(reason, text));
+    Decision { at: now().wall, task, round: None, text: text.to_owned(), blocked }
+}
+
+#[test]
+fn compactions_push_no_rounds_out() {
+    let mut view = view();
+    view.0.decided(decision(TaskKind::Defrag, "done", None));
+    for revision in 0..200 {
+        view.0.decided(decision(TaskKind::Compaction, &format!("done compacted to revision {revision}"), None));
+    }
+    let decisions = &shown(&view).decisions;
+    assert_eq!((decisions.len(), decisions[0].text.as_str()), (1 + DECISIONS, "done"));
+    assert_eq!(decisions[1].text, "done compacted to revision 175");
+}
+
+#[test]
+fn the_same_again_takes_the_place_of_the_one_before() {
+    let mut view = view();
+    for seconds in [40, 340, 640] {
+        let text = format!("skipped(not_needed) somebody else compacts (seen {seconds} s ago)");
+        view.0.decided(decision(TaskKind::Compaction, &text, Some(Reason::NotNeeded)));
+        view.0.decided(decision(TaskKind::Defrag, "did not run: disabled", Some(Reason::Disabled)));
+    }
+    let texts: Vec<String> = shown(&view).decisions.iter().map(|one| one.text.clone()).collect();
+    assert_eq!(texts, ["skipped(not_needed) somebody else compacts (seen 640 s ago)", "did not run: disabled"]);
+    // Other members are no other numbers, and what was done is no repetition.
+    for name in ["etcd-1", "etcd-2"] {
+        view.0.decided(decision(TaskKind::Defrag, &format!("{name} does not answer"), Some(Reason::MemberDown)));
+    }
+    for size in ["3 MiB", "4 MiB"] {
+        view.0.decided(decision(TaskKind::Defrag, &format!("done to {size}"), None));
+    }
+    assert_eq!(shown(&view).decisions.len(), 6);
+}

@@ -12,7 +12,7 @@ use super::verdict::verdict;
 use crate::plan::hold::instant;
 use crate::plan::reason::Outcome;
 use crate::plan::record::RoundRecord;
-use crate::plan::snapshot::{Decision, Growth, Member, Snapshot, Task};
+use crate::plan::snapshot::{Decision, Growth, Member, Snapshot, Task, TaskKind};
 use text::{Escaped, EscapedVerdict, ago, bytes, span};
 
 const STYLE: &str = include_str!("style.css");
@@ -45,9 +45,7 @@ pub(super) fn render(snapshot: &Snapshot, now: DateTime<Utc>, nonce: &str, refre
     });
     coordination(&mut html, snapshot, now);
     rule(&mut html, snapshot);
-    html.table("Last decisions", &["When", "Task", "Round", "Decision"], {
-        snapshot.decisions.iter().rev().map(|decision| decision_row(decision, now))
-    });
+    decisions(&mut html, snapshot, now);
     html.table("History", &["Round", "Member", "Outcome", "Took", "Size", "Ended", "Detail"], {
         snapshot.history.iter().map(|record| record_row(record, now))
     });
@@ -274,6 +272,17 @@ fn task_row(task: &Task, now: DateTime<Utc>) -> Vec<Cell> {
     ]
 }
 
+/// One table for each task: there are many more compactions than rounds.
+fn decisions(html: &mut Html, snapshot: &Snapshot, now: DateTime<Utc>) {
+    for (kind, title) in
+        [(TaskKind::Defrag, "Last decisions, defrag"), (TaskKind::Compaction, "Last decisions, compaction")]
+    {
+        let of = snapshot.decisions.iter().rev().filter(|decision| decision.task == kind);
+        let rows: Vec<_> = of.map(|decision| decision_row(decision, now)).collect();
+        html.table(title, &["When", "Round", "Decision"], rows.into_iter());
+    }
+}
+
 fn decision_row(decision: &Decision, now: DateTime<Utc>) -> Vec<Cell> {
     let text = match &decision.blocked {
         Some(blocked) => format!("{} [{}]", decision.text, blocked.reason),
@@ -281,7 +290,6 @@ fn decision_row(decision: &Decision, now: DateTime<Utc>) -> Vec<Cell> {
     };
     vec![
         Cell::at(Some(decision.at), |at| ago(now - at)),
-        Cell::number(decision.task.name()),
         Cell::number(decision.round.map(|round| round.to_string()).unwrap_or_default()),
         Cell::plain(text),
     ]
