@@ -2,7 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests start programs as they like")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 
 fn run(words: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-janitor"));
@@ -115,6 +116,19 @@ fn completions_know_the_commands() {
     assert_eq!(run(&["completions", "tcsh"], &[]).status.code(), Some(2));
 }
 
+/// Also while nobody answers: that is when it is watched.
+#[test]
+fn status_is_watched_until_it_is_interrupted() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-janitor"));
+    command.args(["status", "--watch=1s"]).env("ETCD_JANITOR__ETCD__ENDPOINT", "http://127.0.0.1:1");
+    let mut watching =
+        command.env("ETCD_JANITOR__HTTP__LISTEN", "127.0.0.1:1").stdout(Stdio::piped()).spawn().expect("it runs");
+    let said = BufReader::new(watching.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let times = said.filter(|line| line.contains("no janitor listens on")).take(3).count();
+    watching.kill().and_then(|()| watching.wait()).expect("it runs still");
+    assert_eq!(times, 3);
+}
+
 #[test]
 fn without_janitor_and_etcd_every_question_says_so() {
     let nobody =
@@ -125,6 +139,16 @@ fn without_janitor_and_etcd_every_question_says_so() {
         let said = said(&output);
         assert!(said.contains("no janitor listens on 127.0.0.1:1"), "{said}");
         assert!(said.contains("etcd itself cannot be used either: etcd_unavailable"), "{said}");
+    }
+    // A program reads no sentences.
+    for words in [
+        &["status", "-o", "json"][..],
+        &["status", "-o", "yaml"],
+        &["explain", "-o", "json"],
+        &["history", "-o", "json"],
+    ] {
+        let output = run(words, &nobody);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b""[..]), "{words:?}: {output:?}");
     }
     let output = run(&["check", "-o", "json"], &nobody);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

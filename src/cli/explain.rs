@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::screen::{Cell, Screen, column, columns, optional, wrap};
 use super::seen::{Seen, see};
-use super::{WELL, printable};
+use super::{WELL, printable, refused};
 use crate::config::Config;
 use crate::etcd::Clock;
 use crate::http::{Level, ago, bytes, span};
@@ -70,9 +70,7 @@ pub fn explain(config: &Config, order: &Order, clock: &Clock, out: &mut impl Wri
             WELL
         }
         Err((code, text)) => {
-            for line in text.lines() {
-                let _ = writeln!(out, "{}", printable(line));
-            }
+            refused(&text, order.output == Format::Json, out);
             code
         }
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::screen::{Cell, Screen, column, columns, optional};
 use super::seen::see;
 use super::yaml::yaml;
-use super::{WELL, printable};
+use super::{WELL, printable, refused};
 use crate::config::Config;
 use crate::etcd::Clock;
 use crate::http::{Level, ago, bytes};
@@ -45,9 +45,7 @@ pub fn history(config: &Config, order: &Order, clock: &Clock, out: &mut impl Wri
             WELL
         }
         Err((code, text)) => {
-            for line in text.lines() {
-                let _ = writeln!(out, "{}", printable(line));
-            }
+            refused(&text, order.output.is_document(), out);
             code
         }
     }

@@ -289,6 +289,16 @@ fn of_the_daemon(source: &Source, tell: impl Fn(&str)) -> Config {
 }
 
 /// Standard error may be closed; what was to be said is lost then, and nothing else.
+/// Says why there is nothing to show; on stderr where `out` is for a program, which reads no sentences.
+fn refused(text: &str, document: bool, out: &mut impl Write) {
+    for line in text.lines() {
+        match document {
+            true => eprintln_lossy(&printable(line)),
+            false => drop(writeln!(out, "{}", printable(line))),
+        }
+    }
+}
+
 fn eprintln_lossy(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::screen::Screen;
 use super::seen::{Seen, see};
 use super::yaml::yaml;
-use super::{ATTENTION, WELL, printable};
+use super::{ATTENTION, WELL, refused};
 use crate::config::Config;
 use crate::config::value::duration_text;
 use crate::etcd::Clock;
@@ -28,6 +28,13 @@ pub enum Format {
     Json,
     /// The same as YAML
     Yaml,
+}
+
+impl Format {
+    /// Whether a program reads it.
+    pub(super) const fn is_document(self) -> bool {
+        matches!(self, Format::Json | Format::Yaml)
+    }
 }
 
 /// How it is asked for.
@@ -76,9 +83,7 @@ fn once(config: &Config, format: Format, screen: Screen, now: DateTime<Utc>, out
             code(&seen, now)
         }
         Err((code, text)) => {
-            for line in text.lines() {
-                let _ = writeln!(out, "{}", printable(line));
-            }
+            refused(&text, format.is_document(), out);
             code
         }
     }
