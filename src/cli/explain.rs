@@ -287,5 +287,5 @@ fn decisions(decisions: &[&Decision], screen: Screen, now: DateTime<Utc>, out: &
         .collect();
     // What was decided is the answer: it is never cut.
     let screen = Screen { width: None, ..screen };
-    columns(screen, &[column("DECIDED"), optional("ROUND", 1), column("WHAT AND WHY")], &rows, out)
+    columns(screen, &[column("DECIDED"), optional("ROUND", 1), column("WHAT AND WHY")], &rows, out).map(drop)
 }

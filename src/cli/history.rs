@@ -90,7 +90,7 @@ pub fn write(
     heads.push(optional("DETAIL", 5));
     let rows: Vec<Vec<Cell>> = records.iter().map(|record| row(snapshot, record, wide, now)).collect();
     let screen = if wide { Screen { width: None, ..screen } } else { screen };
-    columns(screen, &heads, &rows, out)
+    columns(screen, &heads, &rows, out).map(drop)
 }
 
 fn row(snapshot: &Snapshot, record: &RoundRecord, wide: bool, now: DateTime<Utc>) -> Vec<Cell> {

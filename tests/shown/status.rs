@@ -6,6 +6,7 @@ use etcd_janitor::cli::seen::Seen;
 use etcd_janitor::cli::status::{Format, write};
 use etcd_janitor::plan::member::{MemberId, RoundId, RoundKind};
 use etcd_janitor::plan::reason::{Blocked, Failure, Outcome, Reason};
+use etcd_janitor::plan::record::Intent;
 use etcd_janitor::plan::snapshot::*;
 
 use crate::cluster::*;
@@ -96,6 +97,21 @@ fn each_state_of_etcd() {
                 }),
             ),
             (
+                "NOSPACE that nobody works on",
+                changed(|s| {
+                    s.alarms = vec![nospace()];
+                    s.config.dry_run = true;
+                }),
+            ),
+            (
+                "NOSPACE whose rescue waits for somebody",
+                changed(|s| {
+                    s.alarms = vec![nospace()];
+                    let text = "etcd-1 (00000000000000a2): no answer within 1.0 s";
+                    s.rescue = Some(rescue(Some(Blocked::new(Reason::MemberDown, text))));
+                }),
+            ),
+            (
                 "NOSPACE with too much live data",
                 changed(|s| {
                     s.alarms = vec![nospace()];
@@ -113,6 +129,33 @@ fn each_state_of_etcd() {
                         of: Growing::InUse,
                         before_next_round: true,
                     });
+                }),
+            ),
+            (
+                "a learner beside the janitor",
+                changed(|s| {
+                    s.members[0].role = Role::Learner;
+                    s.tasks[1].last_outcome = Some(Outcome::Skipped(Reason::Learner));
+                }),
+            ),
+            (
+                "no quota, and one that nobody tells",
+                changed(|s| (s.members[0].quota, s.members[1].quota) = (Some(0), None)),
+            ),
+            (
+                "another member answers at the endpoint",
+                changed(|s| {
+                    s.etcd_up = Some(false);
+                    let text = "http://10.0.0.2:2379 answers as member \"etcd-1\"; etcd.member_name is \"etcd-0\"";
+                    s.problem = Some(Blocked::new(Reason::WrongMember, text));
+                }),
+            ),
+            (
+                "TLS cannot be made",
+                changed(|s| {
+                    s.etcd_up = Some(false);
+                    let text = "Status to https://127.0.0.1:2379: the client certificate expired on 2026-11-20";
+                    s.problem = Some(Blocked::new(Reason::Tls, text));
                 }),
             ),
             ("a certificate has expired", changed(|s| s.certificates[0].not_after = now() - TimeDelta::hours(3))),
@@ -153,6 +196,7 @@ fn each_state_of_maintenance() {
                 "in the queue",
                 changed(|s| {
                     s.queue = vec!["etcd-2".into(), "etcd-0".into()];
+                    (s.members[2].place, s.members[0].place) = (Some(0), Some(1));
                     s.intent = Some(intent(0xa3));
                     s.members[2].problem = Some("etcd_unavailable: no answer within 1.0 s".into());
                     s.tasks[1].in_progress = true;
@@ -164,13 +208,87 @@ fn each_state_of_maintenance() {
                 changed(|s| {
                     s.members[0].role = Role::Leader;
                     s.members[1].role = Role::Follower;
-                    s.queue = vec!["etcd-0".into()];
+                    s.queue = vec!["cli@etcd-0".into()];
+                    s.members[0].place = Some(0);
                     s.turn_held = true;
                     s.tasks[1].in_progress = true;
                     s.tasks[1].phase = "moving leadership away".into();
                     let text =
                         "MoveLeader to 00000000000000a2: etcdserver: request timed out, leader transfer took too long";
                     s.tasks[1].waiting_for = Some(Blocked::new(Reason::LeaderNotMoved, text));
+                }),
+            ),
+            (
+                "another member is being defragmented",
+                changed(|s| {
+                    s.queue = vec!["etcd-2".into()];
+                    s.members[2].place = Some(0);
+                    (s.members[2].defrag_open, s.members[2].role) = (Some(true), Role::Unknown);
+                    s.intent = Some(intent(0xa3));
+                }),
+            ),
+            (
+                "the local member is being defragmented by somebody else",
+                changed(|s| {
+                    s.members[0].defrag_open = Some(true);
+                    s.etcd_up = Some(false);
+                    let text = "Status to http://127.0.0.1:2379: no answer within 2.0 s";
+                    s.problem = Some(Blocked::new(Reason::EtcdUnavailable, text));
+                }),
+            ),
+            (
+                "a member went away in its defrag",
+                changed(|s| {
+                    s.queue = vec!["etcd-2".into()];
+                    s.members[2].place = Some(0);
+                    (s.members[2].defrag_open, s.members[2].role) = (None, Role::Unknown);
+                    s.members[2].problem = Some("etcd_unavailable: connection refused".into());
+                    s.intent = Some(intent(0xa3));
+                }),
+            ),
+            ("an intent was left open", changed(|s| s.intent = Some(intent(0xa3)))),
+            (
+                "own defrag under way",
+                changed(|s| {
+                    s.queue = vec!["etcd-0".into()];
+                    (s.turn_held, s.members[0].place) = (true, Some(0));
+                    s.intent = Some(Intent { holder: "etcd-0".into(), ..intent(0xa1) });
+                    s.tasks[1].in_progress = true;
+                    s.tasks[1].round = Some(midnight());
+                    s.tasks[1].phase = "defragmenting".into();
+                }),
+            ),
+            (
+                "draining",
+                changed(|s| {
+                    s.queue = vec!["etcd-0".into()];
+                    (s.draining, s.turn_held, s.members[0].place) = (true, true, Some(0));
+                    s.tasks[1].in_progress = true;
+                    s.tasks[1].phase = "draining clients".into();
+                }),
+            ),
+            (
+                "the configuration was refused and the one before is in force",
+                changed(|s| {
+                    s.config.last_reload_successful = false;
+                    s.config.problems = vec!["defrag.window: found \"soon\"; allowed: 1m to 24h".into()];
+                }),
+            ),
+            (
+                "a compaction waits for the leader's janitor while a member is down",
+                changed(|s| {
+                    s.tasks[0].in_progress = true;
+                    s.tasks[0].phase = "waiting for the leader's janitor".into();
+                    s.members[2].problem = Some("etcd_unavailable: connection refused".into());
+                    (s.members[2].defrag_open, s.members[2].role) = (None, Role::Unknown);
+                }),
+            ),
+            (
+                "defrag is off",
+                changed(|s| {
+                    s.tasks[1].enabled = false;
+                    s.tasks[1].next_run = None;
+                    s.tasks[1].waiting_for = Some(Blocked::new(Reason::Disabled, ""));
                 }),
             ),
             (
@@ -218,7 +336,12 @@ fn each_state_of_maintenance() {
 fn etcd_itself_when_no_daemon_answers() {
     let why =
         "no janitor listens on 127.0.0.1:8379: connection refused; is `etcd-janitor run` up, and http.listen the same?";
-    snapshot("status_without_daemon", &shown(well(), Some(why), Format::Table, Screen::PLAIN));
+    let seen = changed(|s| {
+        s.janitor.instance.clear();
+        s.tasks.iter_mut().for_each(|task| task.next_run = None);
+        s.decisions.clear();
+    });
+    snapshot("status_without_daemon", &shown(seen, Some(why), Format::Table, Screen::PLAIN));
 }
 
 #[test]

@@ -40,9 +40,8 @@ pub(super) fn write(
     let told = wrap(screen, word.len() + 2, &printable(&verdict.text));
     writeln!(out, "{}  {told}\n", screen.paint(verdict.level, &word))?;
     scope.cluster(out)?;
-    scope.members(out)?;
-    scope.tasks(out)?;
-    scope.details(out)?;
+    let cut = [scope.members(out)?, scope.tasks(out)?].concat();
+    scope.details(&cut, out)?;
     for hint in hints(scope.snapshot, now) {
         let text = format!("{} (docs/operating.md#{})", printable(&hint.text), hint.anchor);
         writeln!(out, "{} {}", screen.paint(Level::Attention, "!"), wrap(screen, 2, &text))?;
@@ -79,9 +78,10 @@ impl Scope<'_> {
         writeln!(out, "{}\n", wrap(self.screen, 0, &line))
     }
 
-    fn members(&self, out: &mut impl Write) -> io::Result<()> {
+    /// What of it was cut, with whose it is.
+    fn members(&self, out: &mut impl Write) -> io::Result<Vec<String>> {
         if self.snapshot.members.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut heads = vec![
             column("MEMBER"),
@@ -89,17 +89,19 @@ impl Scope<'_> {
             optional("VERSION", 5),
             column("DB SIZE"),
             column("IN USE"),
+            optional("FREE", 6),
             optional("QUOTA", 4),
             optional("LAST DEFRAG", 2),
             optional("FREED", 3),
         ];
         if self.wide {
-            heads.extend([optional("TOOK", 6), optional("SEEN", 7), optional("ID", 8)]);
+            heads.extend([column("TOOK"), column("SEEN"), column("ID")]);
         }
         heads.push(column("STATE"));
         let rows: Vec<Vec<Cell>> = self.snapshot.members.iter().map(|member| self.member(member)).collect();
-        columns(self.screen, &heads, &rows, out)?;
-        writeln!(out)
+        let room = columns(self.screen, &heads, &rows, out)?;
+        writeln!(out)?;
+        Ok(cut(self.snapshot.members.iter().map(|member| member.name.as_str()), &rows, room))
     }
 
     fn member(&self, member: &Member) -> Vec<Cell> {
@@ -112,6 +114,11 @@ impl Scope<'_> {
             member.version.as_deref().map_or_else(unknown, printable).into(),
             member.db_size.map_or_else(unknown, bytes).into(),
             share(member.db_size_in_use, member.db_size).into(),
+            share(
+                member.db_size.zip(member.db_size_in_use).map(|(all, used)| all.saturating_sub(used)),
+                member.db_size,
+            )
+            .into(),
             match member.quota {
                 Some(0) => "off".to_owned(),
                 Some(quota) => share_of(quota, member.db_size),
@@ -145,12 +152,13 @@ impl Scope<'_> {
         self.snapshot.history.iter().find(|record| record.member == member.id && record.outcome == Outcome::Done)
     }
 
-    fn tasks(&self, out: &mut impl Write) -> io::Result<()> {
+    /// As [`Scope::members`]. When the other members' janitors run is known to them alone.
+    fn tasks(&self, out: &mut impl Write) -> io::Result<Vec<String>> {
         if self.snapshot.tasks.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let heads = [
-            column("TASK"),
+            column("TASK (LOCAL)"),
             optional("SCHEDULE", 3),
             column("NEXT RUN"),
             column("LAST OUTCOME"),
@@ -158,8 +166,9 @@ impl Scope<'_> {
             column("STATE"),
         ];
         let rows: Vec<Vec<Cell>> = self.snapshot.tasks.iter().map(|task| self.task(task)).collect();
-        columns(self.screen, &heads, &rows, out)?;
-        writeln!(out)
+        let room = columns(self.screen, &heads, &rows, out)?;
+        writeln!(out)?;
+        Ok(cut(self.snapshot.tasks.iter().map(|task| task.task.name()), &rows, room))
     }
 
     fn task(&self, task: &Task) -> Vec<Cell> {
@@ -187,7 +196,7 @@ impl Scope<'_> {
         ]
     }
 
-    fn details(&self, out: &mut impl Write) -> io::Result<()> {
+    fn details(&self, cut: &[String], out: &mut impl Write) -> io::Result<()> {
         let snapshot = self.snapshot;
         let mut lines = Vec::new();
         if let (Some(revision), Some(compacted)) = (snapshot.revision, snapshot.compact_revision) {
@@ -239,19 +248,7 @@ impl Scope<'_> {
                 lines.push(("JANITOR", format!("{}, instance {}, since {since}", janitor.version, janitor.instance)));
             }
         }
-        if self.screen.width.is_some() {
-            // The last column may be cut.
-            for member in &snapshot.members {
-                if let Some(problem) = &member.problem {
-                    lines.push(("PROBLEM", format!("{}: {problem}", member.name)));
-                }
-            }
-            for task in snapshot.tasks.iter().filter(|task| task.in_progress) {
-                if let Some(blocked) = &task.waiting_for {
-                    lines.push(("WAITING", format!("{}: {blocked}", task.task.name())));
-                }
-            }
-        }
+        lines.extend(cut.iter().map(|text| ("STATE", text.clone())));
         let decision = snapshot.decisions.iter().rev().find(|decision| decision.task == TaskKind::Defrag);
         if let Some(decision) = decision {
             lines.push(("DECIDED", format!("{}: {}", self.when(Some(decision.at)), decision.text)));
@@ -273,6 +270,12 @@ impl Scope<'_> {
             None => unknown(),
         }
     }
+}
+
+/// The last cells of those rows in which they are longer than `room`.
+fn cut<'a>(names: impl Iterator<Item = &'a str>, rows: &[Vec<Cell>], room: usize) -> Vec<String> {
+    let told = |(name, row): (&str, &Vec<Cell>)| Some(format!("{name}: {}", row.last()?.longer_than(room)?));
+    names.zip(rows).filter_map(told).collect()
 }
 
 fn unknown() -> String {
