@@ -9,10 +9,11 @@ use super::seen::{Seen, see};
 use super::{WELL, printable, refused};
 use crate::config::Config;
 use crate::etcd::Clock;
-use crate::http::{Level, ago, bytes, span};
+use crate::http::{Level, about, ago, bytes, span};
 use crate::plan::hold::instant;
 use crate::plan::reason::{Outcome, Reason};
-use crate::plan::snapshot::{Decision, RuleState, Snapshot, Task, TaskKind};
+use crate::plan::rule::Condition;
+use crate::plan::snapshot::{Decision, Role, RuleState, Snapshot, Task, TaskKind};
 
 /// What is to be explained.
 #[derive(Debug, Clone, clap::Args)]
@@ -184,16 +185,18 @@ fn rule(state: &RuleState, screen: Screen, out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-/// What would have to change: the alternative that lacks the fewest conditions.
+/// What would have to change: each alternative that lacks the fewest conditions.
 fn missing(state: &RuleState) -> String {
     let last = state.conditions.iter().map(|condition| condition.alternative).max().unwrap_or_default();
     let lacking = |alternative| {
         let of = state.conditions.iter().filter(move |condition| condition.alternative == alternative);
         of.filter(|condition| condition.holds != Some(true)).collect::<Vec<_>>()
     };
-    let nearest = (0..=last).map(lacking).min_by_key(Vec::len).unwrap_or_default();
-    let texts: Vec<String> = nearest.iter().map(|one| format!("{} (now {})", one.text, one.values)).collect();
-    format!("To have it true: {}.", texts.join(" and "))
+    let least = (0..=last).map(|alternative| lacking(alternative).len()).min().unwrap_or_default();
+    let told = |one: &&Condition| format!("{} (now {})", one.text, one.values);
+    let nearest = (0..=last).map(lacking).filter(|of| of.len() == least);
+    let texts: Vec<String> = nearest.map(|of| of.iter().map(told).collect::<Vec<_>>().join(" and ")).collect();
+    format!("To have it true: {}.", texts.join(", or "))
 }
 
 fn next(task: &Task, screen: Screen, now: DateTime<Utc>, out: &mut impl Write) -> io::Result<()> {
@@ -216,7 +219,7 @@ fn obstacles(snapshot: &Snapshot, kind: TaskKind, screen: Screen, out: &mut impl
     if !snapshot.config.valid {
         found.push((Reason::ConfigInvalid, snapshot.config.problems.join("; ")));
     }
-    if let Some(problem) = &snapshot.problem {
+    if let Some(problem) = snapshot.trouble() {
         found.push((problem.reason, problem.detail.clone()));
     }
     if let Some(why) = &snapshot.missing_right {
@@ -224,7 +227,10 @@ fn obstacles(snapshot: &Snapshot, kind: TaskKind, screen: Screen, out: &mut impl
     }
     for alarm in &snapshot.alarms {
         let reason = if alarm.alarm == "CORRUPT" { Reason::Corrupt } else { Reason::Nospace };
-        found.push((reason, format!("{} raised by {}", alarm.alarm, alarm.member)));
+        found.push((reason, format!("{} raised by {}", alarm.alarm, snapshot.name_of(alarm.member))));
+    }
+    if let Some(blocked) = snapshot.rescue.as_ref().and_then(|rescue| rescue.waiting_for.as_ref()) {
+        found.push((blocked.reason, format!("the rescue waits: {}", blocked.detail)));
     }
     if let Some(hold) = &snapshot.hold {
         found.push((Reason::Hold, hold.told()));
@@ -250,6 +256,11 @@ fn obstacles(snapshot: &Snapshot, kind: TaskKind, screen: Screen, out: &mut impl
             _ => {}
         }
     }
+    if kind == TaskKind::Defrag {
+        let told = others(snapshot).into_iter().filter(|(reason, _)| !found.iter().any(|(known, _)| known == reason));
+        let told: Vec<_> = told.collect();
+        found.extend(told);
+    }
     if found.is_empty() {
         return writeln!(out, "IN THE WAY  nothing that is known\n");
     }
@@ -261,6 +272,32 @@ fn obstacles(snapshot: &Snapshot, kind: TaskKind, screen: Screen, out: &mut impl
         writeln!(out, "    {}", wrap(screen, 4, &format!("{} (docs/operating.md#{reason})", reason.remedy())))?;
     }
     writeln!(out)
+}
+
+/// What is in the way of a defrag at the members, whether or not a round has met it yet.
+fn others(snapshot: &Snapshot) -> Vec<(Reason, String)> {
+    let mut found = Vec::new();
+    let ours = snapshot.tasks.iter().any(|task| task.task == TaskKind::Defrag && task.in_progress);
+    for member in &snapshot.members {
+        if member.local && member.role == Role::Learner {
+            found.push((Reason::Learner, String::new()));
+        }
+        if member.local && (ours || snapshot.trouble().is_some()) {
+            continue;
+        }
+        if snapshot.in_defrag(member) {
+            // Its janitor's, the rescue's, another tool's.
+            found.push((Reason::ForeignDefrag, format!("{} is being defragmented", member.name)));
+        } else if let Some(problem) = member.problem.as_ref().filter(|_| member.role != Role::Learner) {
+            found.push((about(problem), format!("{}: {problem}", member.name)));
+        }
+    }
+    if let Some(intent) = snapshot.intent.as_ref().filter(|_| !ours && snapshot.running_intent().is_none()) {
+        let who = snapshot.name_of(intent.member);
+        let text = format!("{} announced a defrag of {who} in {}, and left it open", intent.holder, intent.round);
+        found.push((Reason::IntentOpen, text));
+    }
+    found
 }
 
 fn decisions(decisions: &[&Decision], screen: Screen, now: DateTime<Utc>, out: &mut impl Write) -> io::Result<()> {

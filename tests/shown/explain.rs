@@ -60,6 +60,32 @@ fn why_it_did_or_did_not_run() {
             "a rule that never can be true",
             explained(Which::Defrag, |s| s.rule = Some(rule("dbSize > 4 * GiB && dbSize < 1 * GiB", 412))),
         ),
+        (
+            "two alternatives lack as much",
+            explained(Which::Defrag, |s| s.rule = Some(rule("dbSize > 4 * GiB || dbFreeRatio > 0.9", 412))),
+        ),
+        (
+            "a member is down, an intent was left open, and the rescue waits",
+            explained(Which::Defrag, |s| {
+                s.members[2].problem = Some("etcd_unavailable: connection refused".into());
+                (s.members[2].defrag_open, s.members[2].role) = (None, Role::Unknown);
+                s.intent = Some(intent(0xa2));
+                s.alarms = vec![Alarm { alarm: "NOSPACE".into(), member: MemberId(0xa3) }];
+                s.rescue = Some(Rescue {
+                    round: "rescue-20261122T061150Z".parse().expect("a round"),
+                    phase: "watching".into(),
+                    waiting_for: Some(Blocked::new(Reason::MemberLagging, "etcd-1 is 9000 raft entries behind")),
+                });
+            }),
+        ),
+        (
+            "a learner, while another member is being defragmented",
+            explained(Which::Defrag, |s| {
+                s.members[0].role = Role::Learner;
+                s.members[2].defrag_open = Some(true);
+                s.decisions.clear();
+            }),
+        ),
         ("nothing is known yet", explained(Which::Defrag, |s| (s.rule, s.members) = (None, vec![]))),
         (
             "compaction",
