@@ -194,9 +194,11 @@ async fn home(Of(state): Of<Arc<State>>, Query(query): Pairs) -> Response {
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
+    // Whoever looks only at the page sees at once who does not answer.
+    let snapshot = state.fresh_snapshot().await;
     #[expect(clippy::disallowed_methods, reason = "for display: how long ago something was")]
     let now = Utc::now();
-    let html = page::render(&state.snapshot(), now, &nonce, refreshes);
+    let html = page::render(&snapshot, now, &nonce, refreshes);
     let headers =
         [(header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()), (header::CONTENT_SECURITY_POLICY, policy)];
     let refresh = refreshes.then(|| [(header::REFRESH, page::REFRESH.to_string())]);

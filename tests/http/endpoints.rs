@@ -362,9 +362,11 @@ async fn who_asks_for_a_fresh_look_waits_for_one_and_not_for_ever() {
     running.snapshot.send_modify(|snapshot| Arc::make_mut(snapshot).looked_at = None);
     assert_eq!(running.get("/api/v1/status").await.status, 200);
     assert!(!asked_for(&running), "nobody asked for it");
-    let answer = running.get("/api/v1/status?fresh").await;
-    assert_eq!(answer.status, 200, "what is known already, when the daemon does not look");
-    assert!(asked_for(&running));
+    // Whoever looks at the page alone, too.
+    for path in ["/api/v1/status?fresh", "/"] {
+        assert_eq!(running.get(path).await.status, 200, "what is known already, when the daemon does not look");
+        assert!(asked_for(&running), "{path}");
+    }
 
     let (answer, ()) = tokio::join!(running.get("/api/v1/status?fresh"), async {
         running.look_wanted.notified().await;

@@ -52,9 +52,9 @@ async fn a_wrong_password() {
     janitor.start_again().await;
     says_problem(&janitor, "auth", PATIENCE).await;
     let cause = "authentication failed, invalid user ID or password";
+    has(&page(&janitor).await, &["etcd refuses the credentials", cause]);
     has(&said(&janitor, &["status"]).await, &["BAD", "etcd refuses the credentials", cause, "the password file"]);
     has(&said(&janitor, &["check"]).await, &[cause]);
-    has(&page(&janitor).await, &["etcd refuses the credentials", cause]);
 }
 
 #[tokio::test]
@@ -63,13 +63,16 @@ async fn a_peer_that_cannot_be_reached() {
     let janitor = Janitor::start(&cluster, 0, &idle()).await;
     knows_all(&janitor, 3).await;
     cluster.proxy(2).set(Mode::Refuse).await;
-    eventually("it is seen", PATIENCE, || async {
-        said(&janitor, &["status"]).await.contains("m2 is not well").then_some(())
+    // On the page alone: nobody asked for a look before.
+    let page = eventually("the page shows it", PATIENCE, || async {
+        let page = page(&janitor).await;
+        page.contains("m2 is not well").then_some(page)
     })
     .await;
+    has(&page, &["m2 is not well", "What to do", "Bring the member back"]);
     has(&said(&janitor, &["status"]).await, &["ATTENTION", "m2 is not well", "! m2:"]);
+    has(&said(&janitor, &["explain"]).await, &["IN THE WAY", "member_down: m2"]);
     has(&said(&janitor, &["check"]).await, &["m2", &cluster.member(2).advertised_url()]);
-    has(&page(&janitor).await, &["m2 is not well"]);
 }
 
 #[tokio::test]
