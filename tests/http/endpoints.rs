@@ -6,7 +6,8 @@ use std::time::Duration;
 use etcd_janitor::cli::probe::{Which, probe};
 use etcd_janitor::config::Config;
 use etcd_janitor::http::{Access, Command, EtcdProbe, ProbeAnswer};
-use etcd_janitor::plan::snapshot::Snapshot;
+use etcd_janitor::plan::member::MemberId;
+use etcd_janitor::plan::snapshot::{Alarm, Decision, Member, Snapshot, TaskKind};
 use futures_util::FutureExt;
 
 use crate::running::*;
@@ -375,6 +376,62 @@ async fn who_asks_for_a_fresh_look_waits_for_one_and_not_for_ever() {
     });
     let read: Snapshot = serde_json::from_str(&answer.body).unwrap();
     assert!(read.looked_at.is_some(), "{}", answer.body);
+}
+
+/// Seven members, a long history, and everything as long as it gets.
+#[tokio::test]
+async fn the_largest_page_is_small() {
+    let mut snapshot = sample::known();
+    for record in &mut snapshot.history {
+        record.detail = "x".repeat(240);
+    }
+    snapshot.history = (0..150).map(|at| snapshot.history[at % 30].clone()).collect();
+    let member = |at: u64| Member { id: MemberId(at + 1), ..snapshot.members[at as usize % 3].clone() };
+    snapshot.members = (0..7).map(member).collect();
+    for decision in &mut snapshot.decisions {
+        decision.text = "y".repeat(240);
+    }
+    let compactions: Vec<_> = (snapshot.decisions.iter().cloned())
+        .map(|decision| Decision { task: TaskKind::Compaction, round: None, ..decision })
+        .collect();
+    snapshot.decisions.extend(compactions);
+    let page = start(snapshot).await.get("/").await.body;
+    println!("the page has {} bytes", page.len());
+    assert!(page.len() < 60_000, "{} bytes", page.len());
+    assert_eq!(unbalanced(&page), None);
+}
+
+/// There are many more compactions than rounds.
+#[tokio::test]
+async fn the_page_shows_the_nights_decisions_in_the_evening() {
+    let mut snapshot = sample::known();
+    snapshot.decisions.truncate(1);
+    let now = chrono::Utc::now();
+    snapshot.decisions.extend((0..25).map(|at| Decision {
+        at: now,
+        task: TaskKind::Compaction,
+        round: None,
+        text: format!("done compacted to revision {at}"),
+        blocked: None,
+    }));
+    snapshot.config.problems = vec!["defrag.window is longer than the schedule's interval".into()];
+    snapshot.alarms = vec![Alarm { alarm: "NOSPACE".into(), member: MemberId(2) }];
+    snapshot.intent = Some(sample::intent("pod-2", 3));
+    snapshot.members[1].name = "data-etcd-production-eu-1".into();
+    let page = start(snapshot).await.get("/").await.body;
+    for wanted in [
+        "decision 0",
+        "done compacted to revision 24",
+        "<dt>Warning</dt><dd>defrag.window",
+        "<dd>NOSPACE on data-etcd-production-eu-1</dd>",
+        "<dd>of etcd-2 by pod-2 in ",
+        "<dt>Free in it</dt><dd>232 MiB (56%)</dd>",
+        "<dt>State</dt><dd>idle</dd>",
+        "a defrag&#39;s outcome is not resolved yet",
+        ">…production-eu-1</text>",
+    ] {
+        assert!(page.contains(wanted), "{wanted} is missing in {page}");
+    }
 }
 
 /// Samples of a clock that was set, records of another time, a member without figures.

@@ -8,7 +8,7 @@ use std::fmt::{Display, Write};
 use chrono::{DateTime, Utc};
 
 use super::hints::hints;
-use super::verdict::verdict;
+use super::verdict::{Level, doing, verdict};
 use crate::plan::hold::instant;
 use crate::plan::reason::Outcome;
 use crate::plan::record::RoundRecord;
@@ -78,13 +78,16 @@ fn summary(html: &mut Html, snapshot: &Snapshot, now: DateTime<Utc>) {
     let revision = snapshot.revision.map_or_else(|| "unknown".to_owned(), |revision| revision.to_string());
     let compacted = snapshot.compact_revision.map_or_else(|| "unknown".to_owned(), |revision| revision.to_string());
     html.pair("Revision", format_args!("{revision}, compacted to {compacted}"));
-    let alarms: Vec<String> = snapshot.alarms.iter().map(|up| format!("{} on {}", up.alarm, up.member)).collect();
+    let alarms: Vec<String> =
+        snapshot.alarms.iter().map(|up| format!("{} on {}", up.alarm, snapshot.name_of(up.member))).collect();
     let none = if snapshot.etcd_up == Some(true) { "none" } else { "unknown" };
     html.pair("Alarms", if alarms.is_empty() { none.to_owned() } else { alarms.join(", ") });
     let dry = if snapshot.config.dry_run { ", dry run" } else { "" };
     html.pair("Configuration", format_args!("{}{dry}", snapshot.config.source));
+    // One in force may still be doubtful.
+    let refused = !snapshot.config.valid || !snapshot.config.last_reload_successful;
     for problem in snapshot.config.problems.iter().take(ROWS) {
-        html.pair("Problem", problem);
+        html.pair(if refused { "Problem" } else { "Warning" }, problem);
     }
     for certificate in snapshot.certificates.iter().take(ROWS) {
         html.pair("Certificate", format_args!("{} until {}", certificate.usage, instant(certificate.not_after)));
@@ -104,7 +107,13 @@ fn coordination(html: &mut Html, snapshot: &Snapshot, now: DateTime<Utc>) {
     match (&snapshot.intent, &snapshot.intent_unreadable) {
         (Some(intent), _) => html.pair(
             "Intent",
-            format_args!("{} by {} in {}, {}", intent.member, intent.holder, intent.round, ago(now - intent.at)),
+            format_args!(
+                "of {} by {} in {}, {}",
+                snapshot.name_of(intent.member),
+                intent.holder,
+                intent.round,
+                ago(now - intent.at)
+            ),
         ),
         (None, Some(why)) => html.pair("Intent", format_args!("in the way, and cannot be read: {why}")),
         (None, None) => html.pair("Intent", "none"),
@@ -200,7 +209,15 @@ fn card(html: &mut Html, snapshot: &Snapshot, member: &Member, now: DateTime<Utc
     );
     chart::bar(html, member);
     html.raw("<dl>\n");
+    let (level, state) = doing(snapshot, member);
+    let bad = matches!(level, Level::Bad | Level::Attention);
+    html.pair("State", if bad { "see below" } else { &state });
     html.pair("In use", in_use);
+    let free = member.db_size.zip(member.db_size_in_use).map(|(size, used)| (size.saturating_sub(used), size));
+    html.pair(
+        "Free in it",
+        free.map_or_else(unknown, |(free, size)| format!("{} ({:.0}%)", bytes(free), percent(free, size.max(1)))),
+    );
     html.pair("File", member.db_size.map_or_else(unknown, bytes));
     html.pair("Quota", quota);
     let done = |record: &&RoundRecord| record.member == member.id && record.outcome == Outcome::Done;
@@ -215,8 +232,8 @@ fn card(html: &mut Html, snapshot: &Snapshot, member: &Member, now: DateTime<Utc
     html.pair("Last defrag", last);
     html.pair("Seen", member.seen_at.map_or_else(|| "never".to_owned(), |at| ago(now - at)));
     html.raw("</dl>\n");
-    if let Some(problem) = &member.problem {
-        let _ = writeln!(html.0, "<p class=\"p\"><b>!</b> {}</p>", Escaped(problem));
+    if bad {
+        let _ = writeln!(html.0, "<p class=\"p\"><b>!</b> {}</p>", Escaped(state));
     }
     html.raw("</li>\n");
 }
