@@ -62,11 +62,16 @@ impl State {
 
     /// A snapshot with a look of a moment ago, if the daemon can have one in time; else the newest there is.
     async fn fresh_snapshot(&self) -> Arc<Snapshot> {
-        let before = self.snapshot().looked_at;
+        let known = self.snapshot();
+        // Without a member to begin with nobody can be looked at, and why is known.
+        if known.local.is_none() && known.problem.is_some() {
+            return known;
+        }
+        let before = known.looked_at;
         #[expect(clippy::disallowed_methods, reason = "for display: how old the look is")]
         let age = before.map(|at| Utc::now() - at);
         if age.is_some_and(|age| age >= TimeDelta::zero() && age < FRESH) {
-            return self.snapshot();
+            return known;
         }
         self.look_wanted.notify_one();
         let mut snapshots = self.snapshot.clone();

@@ -7,6 +7,7 @@ use etcd_janitor::cli::probe::{Which, probe};
 use etcd_janitor::config::Config;
 use etcd_janitor::http::{Access, Command, EtcdProbe, ProbeAnswer};
 use etcd_janitor::plan::member::MemberId;
+use etcd_janitor::plan::reason::{Blocked, Reason};
 use etcd_janitor::plan::snapshot::{Alarm, Decision, Member, Snapshot, TaskKind};
 use futures_util::FutureExt;
 
@@ -376,6 +377,12 @@ async fn who_asks_for_a_fresh_look_waits_for_one_and_not_for_ever() {
     });
     let read: Snapshot = serde_json::from_str(&answer.body).unwrap();
     assert!(read.looked_at.is_some(), "{}", answer.body);
+
+    // With the wrong password there is nobody to look at, and no look to wait for.
+    let refused = Some(Blocked::new(Reason::Auth, "authentication failed"));
+    running.snapshot.send_replace(Arc::new(Snapshot { problem: refused, ..sample::unknown() }));
+    assert_eq!(running.get("/").await.status, 200);
+    assert!(!asked_for(&running));
 }
 
 /// Seven members, a long history, and everything as long as it gets.

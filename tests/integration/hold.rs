@@ -150,7 +150,7 @@ async fn a_hold_stops_every_janitor_and_release_lets_them_go_on_inside_the_windo
     let left = |time: &str| table.contains(&format!("Held by ann for another {time}: disk swap on node 3"));
     assert!(left("1h 29m") || left("1h 30m"), "{table}");
     assert!(table.contains("HOLD held by ann until"), "{table}");
-    let (_, page) = janitors[1].get("/").await.expect("a page");
+    let page = janitors[1].page().await;
     assert!(page.contains("disk swap on node 3"), "{page}");
     let words = ["hold", "--for", "2h", "--reason", "an upgrade"];
     let said = run(&janitors[1], &words, 4).await;

@@ -54,7 +54,7 @@ async fn a_bad_configuration_at_the_start_stops_nothing_but_the_maintenance() {
     }
     assert_eq!(janitor.metric(RELOADED).await, Some(0.0));
     assert_eq!(janitor.status().await["problem"]["reason"], "config_invalid");
-    assert_eq!(janitor.get("/").await.map(|(code, _)| code), Some(200));
+    janitor.page().await;
     // A typo here is no reason for the kubelet to kill the etcd container.
     assert_eq!(janitor.get("/etcd/livez").await.map(|(code, _)| code), Some(200));
     assert_eq!(janitor.get("/etcd/readyz").await.map(|(code, _)| code), Some(503));
@@ -104,7 +104,7 @@ async fn a_bad_new_file_leaves_the_old_one_in_force_and_sighup_reads_at_once() {
     assert_eq!((&status["config"]["valid"], &status["config"]["dry_run"]), (&true.into(), &true.into()), "{status}");
     assert!(status["config"]["problems"].to_string().contains("history.limit"), "{status}");
     assert_eq!(ready(&janitor).await.0, 200, "the old one does its work");
-    let page = janitor.get("/").await.expect("it serves").1;
+    let page = janitor.page().await;
     assert!(page.contains("was refused") && page.contains("history.limit"), "somebody should look at it: {page}");
     let warned = |event: &serde_json::Value| {
         event["level"] == "WARN" && event["message"].as_str().is_some_and(|text| text.contains("stays in force"))

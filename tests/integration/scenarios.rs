@@ -16,12 +16,6 @@ async fn said(janitor: &Janitor, words: &[&str]) -> String {
     String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-async fn page(janitor: &Janitor) -> String {
-    let (status, html) = janitor.get("/").await.expect("the page");
-    assert_eq!(status, 200);
-    html
-}
-
 /// Each of the texts is somewhere in what was said.
 #[track_caller]
 fn has(said: &str, texts: &[&str]) {
@@ -52,7 +46,7 @@ async fn a_wrong_password() {
     janitor.start_again().await;
     says_problem(&janitor, "auth", PATIENCE).await;
     let cause = "authentication failed, invalid user ID or password";
-    has(&page(&janitor).await, &["etcd refuses the credentials", cause]);
+    has(&janitor.page().await, &["etcd refuses the credentials", cause]);
     has(&said(&janitor, &["status"]).await, &["BAD", "etcd refuses the credentials", cause, "the password file"]);
     has(&said(&janitor, &["check"]).await, &[cause]);
 }
@@ -65,7 +59,7 @@ async fn a_peer_that_cannot_be_reached() {
     cluster.proxy(2).set(Mode::Refuse).await;
     // On the page alone: nobody asked for a look before.
     let page = eventually("the page shows it", PATIENCE, || async {
-        let page = page(&janitor).await;
+        let page = janitor.page().await;
         page.contains("m2 is not well").then_some(page)
     })
     .await;
@@ -96,7 +90,7 @@ async fn a_certificate_that_has_expired() {
         &said(&janitor, &["check"]).await,
         &["the client certificate is valid: it ended at 2001-01-01", "does not accept the client certificate"],
     );
-    has(&page(&janitor).await, &[cause]);
+    has(&janitor.page().await, &[cause]);
 }
 
 #[tokio::test]
@@ -109,7 +103,7 @@ async fn a_hold_that_was_left_on() {
     let cause = ["Held by night shift", "disk swap"];
     has(&said(&janitor, &["status"]).await, &["ATTENTION", cause[0], cause[1], "etcd-janitor release"]);
     has(&said(&janitor, &["explain", "defrag"]).await, &["night shift", "disk swap", "etcd-janitor release"]);
-    has(&page(&janitor).await, &cause);
+    has(&janitor.page().await, &cause);
 }
 
 #[tokio::test]
@@ -123,7 +117,7 @@ async fn a_rule_that_is_never_true() {
     let janitor = Janitor::start(&cluster, 0, &yaml).await;
     assert_eq!(first_round(&janitor, PATIENCE).await.1.as_deref(), Some("not_needed"));
     has(&said(&janitor, &["explain", "defrag"]).await, &["dbSizeFree > 10 * GiB", "> 10GiB", "is false"]);
-    has(&page(&janitor).await, &["dbSizeFree", "10 * GiB"]);
+    has(&janitor.page().await, &["dbSizeFree", "10 * GiB"]);
 }
 
 /// The janitor of one member was forgotten: the others did their part, and that one grows.
@@ -146,7 +140,7 @@ async fn a_janitor_that_is_missing_on_one_member() {
     })
     .await;
     has(&said(&janitors[0], &["status"]).await, &["is a janitor running beside it"]);
-    has(&page(&janitors[0]).await, &[cause]);
+    has(&janitors[0].page().await, &[cause]);
 }
 
 #[tokio::test]
@@ -161,7 +155,7 @@ async fn a_schedule_in_the_wrong_zone() {
     has(&said(&janitor, &["explain", "defrag"]).await, &cause);
     has(&said(&janitor, &["config", "check"]).await, &["21:15", "03:00"]);
     has(&said(&janitor, &["status"]).await, &["0 3 * * * Asia/Kathmandu"]);
-    has(&page(&janitor).await, &["Asia/Kathmandu", "21:15"]);
+    has(&janitor.page().await, &["Asia/Kathmandu", "21:15"]);
 }
 
 /// The address of a load balancer, or of a neighbour: the members' own metrics tell.
@@ -175,7 +169,7 @@ async fn an_endpoint_that_is_another_member() {
     let cause = ["answers as member \"m1\"", "etcd.member_name is \"m0\""];
     has(&said(&janitor, &["status"]).await, &["BAD", cause[0], cause[1]]);
     has(&said(&janitor, &["check"]).await, &cause);
-    has(&page(&janitor).await, &["answers as member"]);
+    has(&janitor.page().await, &["answers as member"]);
 }
 
 #[tokio::test]
@@ -185,7 +179,7 @@ async fn a_configuration_with_a_mistake() {
     let cause = ["defrag.windw", "window"];
     has(&said(&janitor, &["status"]).await, &["BAD", cause[0], cause[1]]);
     has(&said(&janitor, &["config", "check"]).await, &cause);
-    has(&page(&janitor).await, &["The configuration is not valid", "defrag.windw"]);
+    has(&janitor.page().await, &["The configuration is not valid", "defrag.windw"]);
 }
 
 /// Somebody gives leadership back each time that it is moved away for the leader's turn.
@@ -210,6 +204,6 @@ async fn a_leadership_that_comes_back() {
     .await;
     has(&status, &["leader_not_moved: leadership ", "Look at the other voters", "etcdctl move-leader"]);
     has(&said(&janitor, &["explain", "defrag"]).await, &["leader_not_moved", "moves leadership to"]);
-    has(&page(&janitor).await, &["leader_not_moved", "leadership "]);
+    has(&janitor.page().await, &["leader_not_moved", "leadership "]);
     assert_eq!(cluster.member(leader).metrics().await.expect("an answer").defrag_count, 0, "never as the leader");
 }

@@ -291,6 +291,13 @@ impl Janitor {
         scrape::get(self.address(), path).await
     }
 
+    /// The page, which waits for a look: a busy machine may need more than one try.
+    pub async fn page(&self) -> String {
+        let (code, html) = self.get_patiently("/").await;
+        assert_eq!(code, 200, "{html}");
+        html
+    }
+
     /// `/api/v1/status`.
     pub async fn status(&self) -> Value {
         let (code, body) = self.get_patiently("/api/v1/status").await;

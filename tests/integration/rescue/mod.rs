@@ -207,7 +207,7 @@ async fn live_data_above_the_quota_is_said_once_and_left_alone() {
         (blocked && told.contains("--quota-backend-bytes")).then_some(())
     })
     .await;
-    let (_, page) = janitor.get("/").await.expect("a page");
+    let page = janitor.page().await;
     assert!(page.contains("--quota-backend-bytes"), "{page}");
     let table = janitor.command(&["status"]).await;
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
