@@ -69,6 +69,21 @@ async fn a_peer_that_cannot_be_reached() {
     has(&said(&janitor, &["check"]).await, &["m2", &cluster.member(2).advertised_url()]);
 }
 
+/// Somebody defragments the local member by hand, with no intent: it answers nothing, and is not down.
+#[tokio::test]
+async fn a_defrag_by_another_tool() {
+    let cluster = Cluster::start(Spec { stretch_defrags: Some(Duration::from_secs(20)), ..Spec::default() }).await;
+    let janitor = Janitor::start(&cluster, 0, &idle()).await;
+    knows_all(&janitor, 3).await;
+    let seen = eventually("it is seen", Duration::from_secs(19), || async {
+        let status = said(&janitor, &["status"]).await;
+        status.contains("WORKING m0 is being defragmented.").then_some(status)
+    });
+    let (_, seen) = tokio::join!(cluster.etcdctl_at(0, &["--command-timeout=60s", "defrag"]), seen);
+    has(&seen, &["defrag under way"]);
+    assert!(!seen.contains("! m0"), "{seen}");
+}
+
 #[tokio::test]
 async fn a_certificate_that_has_expired() {
     let cluster = Cluster::start(Spec { members: 1, tls: Tls::Mutual, ..Spec::default() }).await;
