@@ -29,7 +29,7 @@ pub async fn overview(config: &Config, source: &str) -> Snapshot {
         view.etcd_up = Some(false);
         view.problem = Some(error.blocked());
     }
-    let doing = Doing { compaction: None, round: None, turn_held: false, rescue: None };
+    let doing = Doing { compaction: None, others_compact: None, round: None, turn_held: false, rescue: None };
     view.publish(Some(config), &doing, clock.now());
     let mut snapshot = snapshots.borrow().as_ref().clone();
     // Nobody is there to whom a schedule could fire.

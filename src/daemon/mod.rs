@@ -251,14 +251,18 @@ pub fn serving_defaults(source: &Source) -> Config {
 impl Daemon {
     fn publish(&self) {
         let round = self.janitor.as_ref().and_then(Janitor::round);
-        let compactor = self.compactor.as_ref().filter(|compactor| !compactor.is_idle());
+        let now = self.clock.now();
+        // Where it is switched off nobody looks.
+        let watches = self.config.as_ref().is_some_and(|config| config.compaction.enabled);
+        let watching = self.compactor.as_ref().filter(|_| watches);
         let doing = Doing {
-            compaction: compactor.map(Compactor::phase),
+            compaction: self.compactor.as_ref().filter(|compactor| !compactor.is_idle()).map(Compactor::phase),
+            others_compact: watching.and_then(|compactor| compactor.others(now.mono)),
             round: round.map(|round| (round.id(), round.phase(), round.blocked())),
             turn_held: round.is_some_and(crate::plan::round::Round::has_turn),
             rescue: self.janitor.as_ref().and_then(Janitor::rescue).map(rescue::shown),
         };
-        self.view.publish(self.config.as_deref(), &doing, self.clock.now());
+        self.view.publish(self.config.as_deref(), &doing, now);
     }
 
     /// The next instant at which something is due without anything happening.

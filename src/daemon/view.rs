@@ -18,7 +18,8 @@ use crate::plan::schedule::Schedule;
 use crate::plan::sizes::Sizes;
 use crate::plan::snapshot::Janitor as Process;
 use crate::plan::snapshot::{
-    Alarm, Certificate, ConfigState, Decision, Growth, Member, Rescue, Role, RuleState, Snapshot, Task, TaskKind,
+    Alarm, Certificate, ConfigState, Decision, Growth, Member, OthersCompact, Rescue, Role, RuleState, Snapshot, Task,
+    TaskKind,
 };
 use crate::plan::time::Now;
 
@@ -97,6 +98,8 @@ pub struct View {
 pub struct Doing<'a> {
     /// Of the compaction.
     pub compaction: Option<&'static str>,
+    /// Who else compacts, where compaction is watched.
+    pub others_compact: Option<OthersCompact>,
     /// Of the round: its name, what it does, what it waits for.
     pub round: Option<(RoundId, &'static str, Option<&'a Blocked>)>,
     /// Whether it has the turn.
@@ -368,6 +371,7 @@ impl View {
             history: self.history.clone(),
             sizes: self.sizes.samples(),
             compactions: self.sizes.compactions(),
+            others_compact: doing.others_compact,
         };
         self.publish.send_replace(Arc::new(snapshot));
     }
@@ -515,6 +519,7 @@ fn empty(process: &Process, config: &ConfigState, at: DateTime<Utc>) -> Snapshot
         history: Vec::new(),
         sizes: Vec::new(),
         compactions: Vec::new(),
+        others_compact: None,
     }
 }
 

@@ -10,6 +10,7 @@ use super::member::MemberId;
 use super::reason::{Blocked, Outcome, Reason};
 use super::record::{VERSION, WindowRecord};
 use super::retention::{ClusterTime, Sample, Samples};
+use super::snapshot::OthersCompact;
 use super::time::{Mono, Now};
 
 /// How long each further follower waits for those before it.
@@ -143,6 +144,8 @@ pub struct Compactor {
     sent: i64,
     suspect: Option<(i64, Mono)>,
     foreign_at: Option<Mono>,
+    /// When the compact revision was last read; none: the newest survey did not.
+    surveyed: Option<Mono>,
 }
 
 impl Undone {
@@ -173,6 +176,7 @@ impl Compactor {
             sent: 0,
             suspect: None,
             foreign_at: None,
+            surveyed: None,
         }
     }
 
@@ -264,7 +268,10 @@ impl Compactor {
         let Phase::Surveying { waited } = self.phase else { return None };
         let survey = match survey {
             Ok(survey) => survey,
-            Err(blocked) => return Some(self.end(Outcome::Skipped(blocked.reason), &blocked.detail, None)),
+            Err(blocked) => {
+                self.surveyed = None;
+                return Some(self.end(Outcome::Skipped(blocked.reason), &blocked.detail, None));
+            }
         };
         let before = self.seen.map(|seen| seen.max(self.sent));
         self.learn(&survey, now.mono);
@@ -362,6 +369,7 @@ impl Compactor {
         }
         let explained = survey.window.as_ref().map_or(0, |window| window.compacted).max(self.sent);
         let observed = survey.compact_revision;
+        self.surveyed = observed.map(|_| now);
         if !self.restored
             && let Some(cluster_time) = survey.cluster_time
         {
@@ -447,17 +455,34 @@ impl Compactor {
         Ok(target)
     }
 
+    /// Whether somebody beside the janitors compacts, as the surveys tell; none: the newest one could not tell.
+    pub fn others(&self, now: Mono) -> Option<OthersCompact> {
+        let surveyed = self.surveyed?;
+        Some(if self.seen_somebody(now).is_some() {
+            OthersCompact::Somebody
+        } else if self.suspect.is_some() {
+            OthersCompact::Suspected
+        } else if surveyed.since(self.watched_since) < self.policy.window() {
+            OthersCompact::Watching
+        } else {
+            OthersCompact::Nobody
+        })
+    }
+
+    /// How long ago somebody else compacted, until that is so long ago that it was the last time.
+    fn seen_somebody(&self, now: Mono) -> Option<Duration> {
+        let quiet_for = self.policy.window().max(FOREIGN_PERIOD) * 3 / 2;
+        self.foreign_at.map(|at| now.since(at)).filter(|ago| *ago < quiet_for)
+    }
+
     fn nobody_else_compacts(&self, now: Mono) -> Result<(), Blocked> {
         let window = self.policy.window();
-        if let Some(at) = self.foreign_at {
-            let quiet_for = window.max(FOREIGN_PERIOD) * 3 / 2;
-            if now.since(at) < quiet_for {
-                let detail = format!(
-                    "somebody else compacts (seen {} s ago): etcd's auto-compaction or a tool (compaction.when_etcd_compacts)",
-                    now.since(at).as_secs()
-                );
-                return Err(Blocked::new(Reason::NotNeeded, detail));
-            }
+        if let Some(ago) = self.seen_somebody(now) {
+            let detail = format!(
+                "somebody else compacts (seen {} s ago): etcd's auto-compaction or a tool (compaction.when_etcd_compacts)",
+                ago.as_secs()
+            );
+            return Err(Blocked::new(Reason::NotNeeded, detail));
         }
         if let Some((revision, _)) = self.suspect {
             let detail = format!("waits to see who compacted to revision {revision}");

@@ -90,6 +90,23 @@ pub struct Snapshot {
     /// When this janitor's compactions of the last day were carried out, oldest first.
     #[serde(default)]
     pub compactions: Vec<DateTime<Utc>>,
+    /// Whether somebody beside the janitors compacts; none: nobody watches here, or the newest survey failed.
+    #[serde(default)]
+    pub others_compact: Option<OthersCompact>,
+}
+
+/// Whether somebody beside the janitors compacts, as far as the compact revision was watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OthersCompact {
+    /// For one retention every movement was a janitor's.
+    Nobody,
+    /// Not watched for one retention yet.
+    Watching,
+    /// It moved, and no janitor has said yet that it did it.
+    Suspected,
+    /// It moved without a janitor.
+    Somebody,
 }
 
 impl Snapshot {

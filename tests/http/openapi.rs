@@ -112,6 +112,7 @@ fn everything() -> Snapshot {
         phase: "watching".into(),
         waiting_for: blocked(),
     });
+    all.others_compact = Some(OthersCompact::Somebody);
     all.tasks[0].waiting_for = blocked();
     all.tasks[0].last_outcome = Some(Outcome::Failed(Failure::Restarted));
     all.tasks[1].round = Some(all.history[0].round);

@@ -49,6 +49,7 @@ pub fn unknown() -> Snapshot {
         history: vec![],
         sizes: vec![],
         compactions: vec![],
+        others_compact: None,
     }
 }
 

@@ -69,6 +69,7 @@ pub fn well() -> Snapshot {
         history: (0..3).map(record).collect(),
         sizes: vec![],
         compactions: vec![],
+        others_compact: None,
     }
 }
 

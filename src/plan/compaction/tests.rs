@@ -254,6 +254,28 @@ fn a_foreign_compactor_is_left_alone_unless_forced() {
 }
 
 #[test]
+fn who_else_compacts_is_known_when_it_was_watched_and_not_before() {
+    let mut world = World::new(policy());
+    assert_eq!(world.compactor.others(at(0).mono), None, "nothing was surveyed");
+    let fire = |world: &mut World, seconds: u64| {
+        let _ = world.fire(seconds);
+        world.compactor.others(at(seconds).mono)
+    };
+    assert_eq!(fire(&mut world, 60), Some(OthersCompact::Watching));
+    assert_eq!(fire(&mut world, HOUR + 60), Some(OthersCompact::Nobody));
+    // Time that passes without a survey is not watched.
+    let mut late = World::new(policy());
+    assert_eq!(fire(&mut late, 60), Some(OthersCompact::Watching));
+    assert_eq!(late.compactor.others(at(9 * HOUR).mono), Some(OthersCompact::Watching));
+    world.compacted = 5000;
+    assert_eq!(fire(&mut world, HOUR + 120), Some(OthersCompact::Suspected));
+    assert_eq!(fire(&mut world, HOUR + 180), Some(OthersCompact::Somebody));
+    world.compactor.due();
+    world.compactor.surveyed(Err(Blocked::new(Reason::EtcdUnavailable, "away")), at(HOUR + 240));
+    assert_eq!(world.compactor.others(at(HOUR + 240).mono), None, "the newest survey failed");
+}
+
+#[test]
 fn a_kube_apiservers_keyspace_is_left_alone_unless_forced() {
     for force in [false, true] {
         let mut world = World::new(Policy { force_kubernetes: force, ..policy() });
