@@ -27,7 +27,7 @@ Examples:
   etcd-janitor check -o short
   etcd-janitor check -o json
 
-Exit codes: 0 no check failed, 1 a check failed, 2 the configuration is not valid.";
+Exit codes: 0 no check failed, 1 a check failed, 2 the configuration is not valid, 3 neither daemon nor etcd answers.";
 
 pub(super) const HISTORY: &str = "Examples:
   etcd-janitor history

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::config::Config;
+use crate::etcd::Shown;
 use crate::etcd::pem::{self, Origin};
 
 /// For everything together.
@@ -61,6 +60,22 @@ impl Daemon {
     pub(super) fn whatever_it_shows(config: &Config) -> Daemon {
         let trust = config.http.tls.cert_file.as_ref().map_or(Trust::Plain, |_| Trust::Any);
         Daemon { listen: config.http.listen, trust }
+    }
+
+    /// Another member's, at `listen`. It may have a certificate of its own, and gets the token only where it shows ours:
+    /// in clear text, or to whoever has taken the address, a token would be given away.
+    pub(super) fn of_another(config: &Config, listen: SocketAddr) -> Daemon {
+        let file = config.http.tls.cert_file.as_ref();
+        let trust = file.map_or(Trust::Plain, |file| match config.http.bearer_token_file {
+            Some(_) => Trust::Shows(file.clone()),
+            None => Trust::Any,
+        });
+        Daemon { listen, trust }
+    }
+
+    /// Whether nobody else can have taken its place.
+    pub(super) fn may_have_the_token(&self) -> bool {
+        matches!(self.trust, Trust::Shows(_))
     }
 }
 
@@ -116,74 +131,26 @@ fn timed_out(error: io::Error) -> io::Error {
 
 /// The connection, once the daemon has shown that it holds the key of the certificate.
 fn in_tls(stream: Timed, file: Option<&Path>) -> io::Result<StreamOwned<ClientConnection, Timed>> {
-    let expected = match file {
-        None => None,
+    let verifier = match file {
+        None => Shown::any(),
         Some(file) => {
             let origin = Origin::new("http.tls.cert_file", file);
             let chain = pem::read(&origin, file).and_then(|text| pem::certificates(&origin, &text));
-            chain.map_err(io::Error::other)?.into_iter().next().map(|first| (origin, first))
+            let first = chain.map_err(io::Error::other)?.into_iter().next();
+            Shown::only(origin, first.ok_or_else(|| io::Error::other("no certificate"))?)
         }
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Shown { expected, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     // No name is verified, so none is sent.
     let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     Ok(StreamOwned::new(connection, stream))
-}
-
-/// Compares with the certificate of a file; that its key is there too is verified as ever.
-#[derive(Debug)]
-struct Shown {
-    expected: Option<(Origin, CertificateDer<'static>)>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Shown {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.expected {
-            Some((origin, expected)) if expected != shown => Err(rustls::Error::General(format!(
-                "the certificate that is shown there is not that of {origin}; the daemon takes a new file over within \
-                 seconds if it is good, and says why if not"
-            ))),
-            _ => Ok(ServerCertVerified::assertion()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }
 
 fn connect(listen: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {

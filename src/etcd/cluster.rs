@@ -103,6 +103,10 @@ impl Cluster {
         &self.pages
     }
 
+    pub(super) fn material(&self) -> &Material {
+        &self.material
+    }
+
     /// When the certificates end that connections are made with.
     pub fn certificates(&self) -> Vec<Certificate> {
         self.material.certificates()

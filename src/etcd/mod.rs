@@ -26,6 +26,7 @@ mod probe;
 mod records;
 mod rights;
 mod scrape;
+mod shown;
 mod turn;
 mod watch;
 
@@ -46,5 +47,6 @@ pub use material::Material;
 pub use probe::local_health;
 pub use records::{history, settle, write_intent};
 pub use rights::{try_key, try_kubernetes_key, try_lease, try_maintenance};
+pub use shown::{Shown, shown_at};
 pub use turn::{join, leave, renew};
 pub use watch::{Change, watch};

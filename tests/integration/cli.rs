@@ -1,12 +1,14 @@
 //! The command line beside a running daemon, and without one.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::rounds::{assert_one_at_a_time, first_round, knows_all, not_due, says};
-use crate::support::{Cluster, Janitor, Recorder, Spec, due_in, eventually};
+use crate::support::{Cluster, Janitor, Recorder, Spec, Tls, due_in, eventually};
 
 fn idle() -> String {
     let due = not_due();
@@ -234,6 +236,7 @@ async fn check_explain_history_and_defrag_tell_what_is_so() {
         assert!(checked.lines().any(|line| line.contains(wanted) && line.starts_with("√ ok")), "{wanted}: {checked}");
     }
     assert_eq!(checked.lines().filter(|line| line.contains(") answers: etcd 3.5.30")).count(), 3, "{checked}");
+    assert!(checked.contains("several members have the address 127.0.0.1"), "{checked}");
     // Nothing of it stays.
     let keys = cluster.client(leader).await.get("/etcd-janitor/v1/probe", None).await.expect("a range");
     assert!(keys.kvs().is_empty());
@@ -273,4 +276,60 @@ async fn check_explain_history_and_defrag_tell_what_is_so() {
     assert!(checked.contains("× FAIL the endpoint is one member, and the right one"), "{checked}");
     let said = run(&janitor, &["defrag"], 4).await;
     assert!(said.contains("wrong_member"), "{said}");
+}
+
+/// Another address of a member: all are on one, and pods are not.
+async fn also_at(host: Ipv4Addr, member: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((host, 0)).await.expect("all of 127/8 is here");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(member).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn check_tells_of_a_janitor_that_is_missing_and_of_one_that_differs() {
+    let cluster = Cluster::start(Spec { tls: Tls::Off, auth: None, ..Spec::default() }).await;
+    let hosts = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+    let peers = [
+        also_at(hosts[0], cluster.member(1).client_address()).await,
+        also_at(hosts[1], cluster.member(2).client_address()).await,
+    ];
+    let yaml = format!("{}etcd: {{ peers: ['http://{}', 'http://{}'] }}\n", idle(), peers[0], peers[1]);
+    let mut janitor = Janitor::start(&cluster, 0, &yaml).await;
+    let mut other = Janitor::prepare(&cluster, 1, "defrag: { schedule: '30 4 * * *', rule: 'true' }\n");
+    other.listen_like(&janitor, hosts[0]);
+    other.start_again().await;
+    knows_all(&other, 3).await;
+    let at = janitor.address().port();
+    let checked = run(&janitor, &["check"], 0).await;
+    let wanted = [
+        "‼ warn the janitor of m1 is there, with this configuration: defrag.rule there: true, here: ",
+        "defrag there: 30 4 * * * (UTC), here: ",
+        &format!("‼ warn the janitor of m2 is there, with this configuration: nobody listens on 127.0.0.3:{at}"),
+    ];
+    for wanted in wanted {
+        assert!(checked.contains(wanted), "{wanted}: {checked}");
+    }
+
+    other.reload(&yaml.replace(&peers[0].to_string(), &cluster.member(0).client_address().to_string())).await;
+    let mut third = Janitor::prepare(&cluster, 2, &idle());
+    // A token is asked for, which clear text would give away.
+    let token = third.folder().join("token");
+    std::fs::write(&token, "correct horse battery staple").expect("a file");
+    for janitor in [&mut third, &mut janitor] {
+        janitor.set_environment("ETCD_JANITOR__HTTP__BEARER_TOKEN_FILE", &token.display().to_string());
+    }
+    third.listen_like(&janitor, hosts[1]);
+    third.start_again().await;
+    let checked = run(&janitor, &["check"], 0).await;
+    let well = "√ ok   the janitor of m1 is there, with this configuration: version ";
+    assert!(checked.contains(well), "{checked}");
+    assert!(checked.contains(&format!("127.0.0.3:{at} asks for a token, which is sent only to")), "{checked}");
 }

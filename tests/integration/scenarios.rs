@@ -106,6 +106,12 @@ async fn a_certificate_that_has_expired() {
         &["the client certificate is valid: it ended at 2001-01-01", "does not accept the client certificate"],
     );
     has(&janitor.page().await, &[cause]);
+    // etcd reads its files at each handshake.
+    let expired = cluster.certs().issue("server", 2002);
+    fs::write(&cluster.certs().server_cert, expired.cert).expect("a file");
+    fs::write(&cluster.certs().server_key, expired.key).expect("a file");
+    let shown = "the certificate that the local member shows is valid: it ended at 2002-01-01";
+    has(&said(&janitor, &["check"]).await, &[shown, "the client certificate is valid: it ended at 2001-01-01"]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -40,7 +41,7 @@ pub struct Janitor {
     folder: TempDir,
     /// Where it listens.
     host: Ipv4Addr,
-    port: Port,
+    port: Arc<Port>,
     /// What runs it in its member's network namespace.
     prefix: Vec<String>,
     environment: Vec<(String, String)>,
@@ -99,7 +100,7 @@ impl Janitor {
         let janitor = Self {
             folder,
             host,
-            port: Port::reserve(),
+            port: Arc::new(Port::reserve()),
             prefix,
             environment,
             process: None,
@@ -186,6 +187,11 @@ impl Janitor {
 
     pub fn address(&self) -> SocketAddr {
         (IpAddr::V4(self.host), self.port.number()).into()
+    }
+
+    /// Has it listen on `host` and the other one's port, as it is in pods.
+    pub fn listen_like(&mut self, other: &Self, host: Ipv4Addr) {
+        (self.host, self.port) = (host, Arc::clone(&other.port));
     }
 
     fn log_path(&self, start: usize) -> PathBuf {

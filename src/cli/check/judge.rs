@@ -15,8 +15,9 @@ use crate::plan::member::MemberId;
 use crate::plan::reason::{Blocked, Reason};
 use crate::plan::record::RoundRecord;
 use crate::plan::release::{Class, defects};
-use crate::plan::snapshot::{Certificate, Snapshot};
+use crate::plan::snapshot::{Certificate, OthersCompact, Snapshot, TaskKind};
 
+const TLS: &str = "tls";
 /// Clocks that differ by more end a hold early, and put rounds into the wrong order.
 const SKEW: TimeDelta = TimeDelta::seconds(5);
 /// A certificate that ends sooner wants attention.
@@ -24,37 +25,47 @@ const SOON: TimeDelta = TimeDelta::days(30);
 /// A file above this share of its quota wants attention.
 const FULL: f64 = 0.8;
 
-/// Certificates of the connection to etcd.
+/// Certificates of the connection to etcd and of our own port, as their files have them.
 pub fn certificates(certificates: &[Certificate], endpoint: &str, now: DateTime<Utc>) -> Vec<Check> {
-    const SECTION: &str = "tls";
+    let mut checks = Vec::new();
     if !endpoint.starts_with("https://") {
         let host = endpoint.split("://").nth(1).unwrap_or_default();
-        let plain = Check::passed(SECTION, "connections to etcd are encrypted", format!("{endpoint} is plain HTTP"));
-        if ["127.0.0.1", "[::1]", "localhost"].iter().any(|local| host.starts_with(local)) {
-            return vec![Check { what: "the connection to the local member stays in the pod".to_owned(), ..plain }];
-        }
-        return vec![plain.other(
-            Result::Warning,
-            "who can reach the port can read and change everything",
-            "configuration.md",
-        )];
-    }
-    let judged = certificates.iter().map(|certificate| {
-        let left = certificate.not_after - now;
-        let what = format!("the {} certificate is valid", certificate.usage);
-        let until = instant(certificate.not_after);
-        let link = "operating.md#etcdjanitorcertificate";
-        if left <= TimeDelta::zero() {
-            let check = Check::passed(SECTION, what, format!("it ended at {until}"));
-            check.other(Result::Failed, "renew it; a new file is read without a restart", link)
-        } else if left < SOON {
-            let check = Check::passed(SECTION, what, format!("{} left, until {until}", span(left)));
-            check.other(Result::Warning, "renew it; a new file is read without a restart", link)
+        let plain = Check::passed(TLS, "connections to etcd are encrypted", format!("{endpoint} is plain HTTP"));
+        let local = ["127.0.0.1", "[::1]", "localhost"].iter().any(|local| host.starts_with(local));
+        checks.push(if local {
+            Check { what: "the connection to the local member stays in the pod".to_owned(), ..plain }
         } else {
-            Check::passed(SECTION, what, format!("{} left", span(left)))
-        }
-    });
-    judged.collect()
+            plain.other(Result::Warning, "who can reach the port can read and change everything", "configuration.md")
+        });
+    }
+    checks.extend(certificates.iter().map(|certificate| {
+        let what = format!("the {} certificate is valid", certificate.usage);
+        dated(what, certificate, "renew it; a new file is read without a restart", now)
+    }));
+    checks
+}
+
+/// The certificate that a member shows, or why none was seen.
+pub fn shown(member: &str, shown: &std::result::Result<Certificate, Blocked>, now: DateTime<Utc>) -> Check {
+    let what = format!("the certificate that {member} shows is valid");
+    match shown {
+        Ok(certificate) => dated(what, certificate, "renew the file of etcd's --cert-file", now),
+        Err(blocked) => Check::not_tried(TLS, what, blocked.detail.clone()),
+    }
+}
+
+fn dated(what: String, certificate: &Certificate, renew: &str, now: DateTime<Utc>) -> Check {
+    let left = certificate.not_after - now;
+    let until = instant(certificate.not_after);
+    let link = "operating.md#etcdjanitorcertificate";
+    if left <= TimeDelta::zero() {
+        Check::passed(TLS, what, format!("it ended at {until}")).other(Result::Failed, renew, link)
+    } else if left < SOON {
+        let check = Check::passed(TLS, what, format!("{} left, until {until}", span(left)));
+        check.other(Result::Warning, renew, link)
+    } else {
+        Check::passed(TLS, what, format!("{} left", span(left)))
+    }
 }
 
 /// Every member by the addresses that will be used.
@@ -167,11 +178,7 @@ pub fn clocks(clocks: &[(Listed, DateTime<Utc>)]) -> Vec<Check> {
     let earliest = clocks.iter().min_by_key(|(_, date)| *date);
     let latest = clocks.iter().max_by_key(|(_, date)| *date);
     let (Some((early, from)), Some((late, to))) = (earliest, latest) else {
-        return vec![Check::passed(SECTION, what, "no member tells its clock").other(
-            Result::NotTried,
-            "",
-            "operating.md",
-        )];
+        return vec![Check::not_tried(SECTION, what, "no member tells its clock")];
     };
     let apart = *to - *from;
     if apart <= SKEW {
@@ -187,17 +194,23 @@ pub fn budget(look: &Look, me: MemberId, history: &[RoundRecord], config: &Confi
     const SECTION: &str = "forecast";
     let what = "a defrag of the local member fits";
     let Some(in_use) = look.member(me).and_then(|member| Some(member.status.as_ref().ok()?.db_size_in_use)) else {
-        return vec![Check::passed(SECTION, what, "its size is not known").other(Result::NotTried, "", "guards.md")];
+        return vec![Check::not_tried(SECTION, what, "its size is not known")];
     };
     let expected = forecast(in_use, recorded(me, history), measured_by_etcd(me, look));
     let told = format!("{:.1} s {}", expected.duration.as_secs_f64(), expected.basis);
-    let budget = config.defrag.liveness_budget.unwrap_or(Duration::MAX).min(config.defrag.timeout);
-    let mut checks = vec![if expected.duration <= budget {
+    let budget = config.defrag.liveness_budget.unwrap_or(Duration::MAX);
+    let (most, key, remedy) = if config.defrag.timeout < budget {
+        let remedy = "raise `defrag.timeout`: after it nobody would know how the defrag ended, so none is sent";
+        (config.defrag.timeout, "defrag.timeout", remedy)
+    } else {
+        (budget, "defrag.liveness_budget", Reason::LivenessBudget.remedy())
+    };
+    let mut checks = vec![if expected.duration <= most {
         let of = config.defrag.liveness_budget.map_or("not limited".to_owned(), |most| format!("{} s", most.as_secs()));
         Check::passed(SECTION, what, format!("{told}; defrag.liveness_budget {of}"))
     } else {
-        let detail = format!("{told}; allowed are {} s (defrag.liveness_budget, defrag.timeout)", budget.as_secs());
-        Check::passed(SECTION, what, detail).other(Result::Failed, Reason::LivenessBudget.remedy(), "guards.md")
+        let detail = format!("{told}; allowed are {} s ({key})", most.as_secs());
+        Check::passed(SECTION, what, detail).other(Result::Failed, remedy, "guards.md#forecast-liveness_budget")
     }];
     if look.voter_count() < 3 {
         let allowed = config.defrag.small_cluster == Guard::Allow;
@@ -229,37 +242,49 @@ pub fn compaction(kubernetes: bool, daemon: Option<&Snapshot>, config: &Config) 
         });
         return checks;
     }
-    let decisions = daemon.map(|snapshot| snapshot.decisions.as_slice()).unwrap_or_default();
-    let newest = decisions.iter().rev().find(|decision| decision.task == crate::plan::snapshot::TaskKind::Compaction);
-    match newest {
-        Some(decision) if decision.text.contains("somebody else compacts (seen") => {
-            let check = Check::passed(SECTION, what, decision.text.clone());
-            let hint = "two compactors cut history by two retentions: unset etcd's --auto-compaction-*, or leave it to etcd and set compaction.enabled: false";
-            checks.push(check.other(Result::Warning, hint, "operating.md#somebody-else-compacts"));
-        }
-        // It says itself that it still watches.
-        Some(decision) if decision.text.contains("whether somebody else compacts") => {
-            let check = Check::passed(SECTION, what, decision.text.clone());
-            checks.push(check.other(Result::NotTried, "", "operating.md#somebody-else-compacts"));
-        }
-        Some(decision) => checks.push(Check::passed(SECTION, what, decision.text.clone())),
+    let unknown = |detail: &str| Check::not_tried(SECTION, what, detail);
+    let Some(daemon) = daemon else {
+        checks.push(unknown("only a daemon that has watched for one retention can tell"));
+        return checks;
+    };
+    checks.push(match daemon.others_compact {
+        _ if !config.compaction.enabled => unknown("compaction.enabled is false: the daemon does not watch who compacts"),
         None => {
-            let check = Check::passed(SECTION, what, "only a daemon that has watched for one retention can tell");
-            checks.push(check.other(Result::NotTried, "", "operating.md#somebody-else-compacts"));
+            let task = daemon.tasks.iter().find(|task| task.task == TaskKind::Compaction);
+            let last = task.and_then(|task| task.last_outcome).map(|outcome| format!("; the last compaction: {outcome}"));
+            unknown(&format!("the daemon does not know who compacts{}", last.unwrap_or_default()))
         }
-    }
+        Some(OthersCompact::Watching) => unknown("the daemon has not watched for one retention yet"),
+        Some(OthersCompact::Suspected) => unknown("the compact revision moved, and no janitor has said that it did it"),
+        Some(OthersCompact::Somebody) => {
+            let hint = "two compactors cut history by two retentions: unset etcd's --auto-compaction-*, or leave it to etcd and set compaction.enabled: false";
+            let check = Check::passed(SECTION, what, "the compact revision moved, and no janitor did it");
+            check.other(Result::Warning, hint, "operating.md#somebody-else-compacts")
+        }
+        Some(OthersCompact::Nobody) => Check::passed(SECTION, what, "watched for one retention"),
+    });
     checks
 }
 
+/// Why there is no snapshot of the daemon beside this command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// What was tried, and what came of it.
+    pub text: String,
+    /// What to do.
+    pub hint: &'static str,
+    /// Whether nobody answered at all.
+    pub silent: bool,
+}
+
 /// The daemon beside this command.
-pub fn daemon(found: &std::result::Result<Box<Snapshot>, String>, now: DateTime<Utc>) -> Vec<Check> {
+pub fn daemon(found: &std::result::Result<Box<Snapshot>, Away>, now: DateTime<Utc>) -> Vec<Check> {
     const SECTION: &str = "janitor";
     let snapshot = match found {
         Ok(snapshot) => snapshot,
-        Err(text) => {
-            let hint = "start `etcd-janitor run`, or run this command in its container with the same http.listen";
-            let check = Check::passed(SECTION, "the daemon answers", text.clone());
-            return vec![check.other(Result::Warning, hint, "operating.md#etcdjanitordown")];
+        Err(away) => {
+            let check = Check::passed(SECTION, "the daemon answers", away.text.clone());
+            return vec![check.other(Result::Warning, away.hint, "operating.md#etcdjanitordown")];
         }
     };
     let mut checks =

@@ -3,6 +3,7 @@
 //! Changes nothing that stays: one key under the prefix is written and deleted, one lease granted and revoked.
 
 mod gather;
+pub mod janitors;
 pub mod judge;
 
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::screen::{Screen, wrap};
-use super::{ATTENTION, WELL, eprintln_lossy, printable, runtime};
+use super::{ATTENTION, NOBODY, WELL, eprintln_lossy, printable, runtime};
 use crate::config::{Loaded, Source};
 use crate::http::Level;
 use crate::plan::reason::Blocked;
@@ -82,6 +83,11 @@ impl Check {
         }
     }
 
+    /// Not known.
+    pub fn not_tried(section: &'static str, what: impl Into<String>, why: impl Into<String>) -> Check {
+        Check { result: Result::NotTried, ..Check::passed(section, what, why) }
+    }
+
     /// Not as it must be; `link` is below docs/.
     pub fn other(self, result: Result, hint: impl Into<String>, link: &str) -> Check {
         Check { result, hint: hint.into(), link: format!("docs/{link}"), ..self }
@@ -95,7 +101,7 @@ impl Check {
     }
 }
 
-/// Tries everything. Exit code 0: all is well, or only warned of; 1: a check failed.
+/// Tries everything. Exit code 0: all is well, or only warned of; 1: a check failed; 3: neither daemon nor etcd answers.
 pub fn check(source: &Source, loaded: &Loaded, order: &Order, out: &mut impl Write) -> u8 {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -104,10 +110,14 @@ pub fn check(source: &Source, loaded: &Loaded, order: &Order, out: &mut impl Wri
             return ATTENTION;
         }
     };
-    let checks = runtime.block_on(gather::gather(source, loaded));
+    let gather::Gathered { checks, nobody } = runtime.block_on(gather::gather(source, loaded));
     runtime.shutdown_background();
     let _ = write(&checks, order.output, Screen::of_stdout(), out);
-    if checks.iter().any(|check| check.result == Result::Failed) { ATTENTION } else { WELL }
+    match checks.iter().any(|check| check.result == Result::Failed) {
+        _ if nobody => NOBODY,
+        true => ATTENTION,
+        false => WELL,
+    }
 }
 
 /// Writes what came out.
@@ -118,9 +128,11 @@ pub fn check(source: &Source, loaded: &Loaded, order: &Order, out: &mut impl Wri
 pub fn write(checks: &[Check], format: Format, screen: Screen, out: &mut impl Write) -> io::Result<()> {
     let count = |result| checks.iter().filter(|check| check.result == result).count();
     let (failed, warnings) = (count(Result::Failed), count(Result::Warning));
+    let not_tried = count(Result::NotTried);
     if format == Format::Json {
         let value = serde_json::json!({
-            "api_version": 1, "ok": failed == 0, "failed": failed, "warnings": warnings, "checks": checks,
+            "api_version": 1, "ok": failed == 0, "failed": failed, "warnings": warnings, "not_tried": not_tried,
+            "checks": checks,
         });
         return writeln!(out, "{value}");
     }
@@ -144,14 +156,22 @@ pub fn write(checks: &[Check], format: Format, screen: Screen, out: &mut impl Wr
         Level::Well
     };
     let noun = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-    let text = match (failed, warnings) {
-        (0, 0) => "all checks passed".to_owned(),
-        (0, warnings) => format!("no check failed, {}", noun(warnings, "warning", "warnings")),
-        (failed, 0) => format!("{} failed", noun(failed, "check", "checks")),
-        (failed, warnings) => {
-            format!("{} failed, {}", noun(failed, "check", "checks"), noun(warnings, "warning", "warnings"))
-        }
-    };
+    let mut told = Vec::new();
+    if failed > 0 {
+        told.push(format!("{} failed", noun(failed, "check", "checks")));
+    } else if warnings + not_tried > 0 {
+        told.push("no check failed".to_owned());
+    } else {
+        told.push("all checks passed".to_owned());
+    }
+    if warnings > 0 {
+        told.push(noun(warnings, "warning", "warnings"));
+    }
+    // What is not known is not well, and not ill either.
+    if not_tried > 0 {
+        told.push(format!("{not_tried} not tried"));
+    }
+    let text = told.join(", ");
     writeln!(out, "{}", screen.paint(level, &text))
 }
 
@@ -166,9 +186,12 @@ fn one(check: &Check, screen: Screen, out: &mut impl Write) -> io::Result<()> {
     let what = printable(&check.what);
     let detail = if check.detail.is_empty() { String::new() } else { format!(": {}", printable(&check.detail)) };
     writeln!(out, "{} {}", screen.paint(level, sign), wrap(screen, 7, &format!("{what}{detail}")))?;
-    if !check.hint.is_empty() {
-        let link = if check.link.is_empty() { String::new() } else { format!(" ({})", check.link) };
-        writeln!(out, "       {}", wrap(screen, 7, &format!("{}{link}", printable(&check.hint))))?;
-    }
+    let more = match (check.hint.as_str(), check.link.as_str()) {
+        ("", "") => return Ok(()),
+        ("", link) => format!("see {link}"),
+        (hint, "") => printable(hint),
+        (hint, link) => format!("{} ({link})", printable(hint)),
+    };
+    writeln!(out, "       {}", wrap(screen, 7, &more))?;
     Ok(())
 }
