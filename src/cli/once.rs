@@ -9,9 +9,9 @@ use super::progress::Show;
 use super::screen::{Screen, wrap};
 use super::seen::Seen;
 use super::{ATTENTION, INTERRUPTED, NOBODY, SKIPPED, UNKNOWN, WELL, eprintln_lossy, printable, runtime};
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::daemon::direct;
-use crate::daemon::once::{self, Stopped, Told};
+use crate::daemon::once::{self, Left, Stopped, Told};
 use crate::etcd::Clock;
 use crate::plan::reason::{Outcome, Reason};
 use crate::plan::snapshot::Role;
@@ -34,6 +34,9 @@ pub fn defrag(config: &Config, clock: &Clock, out: &mut impl Write) -> u8 {
 
 /// Compacts once and says each decision. Exit code by the outcome.
 pub fn compact(config: &Config, out: &mut impl Write) -> u8 {
+    if config.dry_run {
+        let _ = compaction_plan(config, Screen::of_stdout(), out);
+    }
     drive(out, |say| Box::pin(once::compact(config, say)))
 }
 
@@ -72,15 +75,32 @@ fn drive<'a>(out: &'a mut impl Write, start: impl FnOnce(Box<dyn FnMut(Told) + '
             eprintln_lossy(&printable(&text));
             SKIPPED
         }
-        Err(Stopped::Interrupted { sent }) => {
-            eprintln_lossy(if sent {
-                "interrupted, and the defrag goes on: etcd cannot cancel one. The member answers nothing until it ends; any \
-                 janitor then settles the intent and records the outcome (`etcd-janitor status`, `etcd-janitor history`)"
-            } else {
-                "interrupted; nothing was sent, and the turn was given up"
-            });
+        Err(Stopped::Interrupted(left)) => {
+            eprintln_lossy(&interrupted(left));
             INTERRUPTED
         }
+    }
+}
+
+/// What goes on all the same, and where to look for it.
+fn interrupted(left: Left) -> String {
+    match left {
+        Left::Nothing => "interrupted; nothing was sent, and no place in the queue is left behind".to_owned(),
+        Left::Place => {
+            "interrupted; no defrag is under way. The queue could not be left in time: a place in it ends with its \
+                        lease, within turn.lease_ttl"
+                .to_owned()
+        }
+        Left::Defrag => {
+            "interrupted, and the defrag goes on: etcd cannot cancel one. The member answers nothing until it \
+                         ends; any janitor then settles the intent and records the outcome (`etcd-janitor status`, \
+                         `etcd-janitor history`)"
+                .to_owned()
+        }
+        Left::Compaction(revision) => format!(
+            "interrupted, and the compaction goes on in etcd, which cannot cancel one. What of revision {revision} was not \
+             asked for yet, the next compaction does (`etcd-janitor status`, COMPACTED)"
+        ),
     }
 }
 
@@ -121,6 +141,31 @@ pub fn plan(seen: &Seen, config: &Config, screen: Screen, now: DateTime<Utc>, ou
     if voters > 1 {
         steps.push(format!("rest {} s with the turn, and leave the queue", config.defrag.pause_between.as_secs()));
     }
+    numbered(&steps, screen, out)
+}
+
+/// What a compaction does, step by step, before it is decided without being sent.
+///
+/// # Errors
+///
+/// `out` cannot be written.
+pub fn compaction_plan(config: &Config, screen: Screen, out: &mut impl Write) -> io::Result<()> {
+    let keep = match config.compaction.retention {
+        Retention::Age(age) => format!("the newest revision that is older than {} s", age.as_secs()),
+        Retention::Revisions(count) => format!("the newest revision but {count}"),
+    };
+    let freed = if config.compaction.physical { ", and wait until the pages are free" } else { "" };
+    let steps = [
+        "read who leads, the hold, the stored window, and what is compacted already and by whom".to_owned(),
+        format!("find {keep}"),
+        "give the leader's janitor time to do it, 60 s for each member that comes before this one".to_owned(),
+        format!("compact to one below it and then to it through {}{freed}", config.etcd.endpoint),
+        "store the window for those who start later".to_owned(),
+    ];
+    numbered(&steps, screen, out)
+}
+
+fn numbered(steps: &[String], screen: Screen, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "PLAN")?;
     for (at, step) in steps.iter().enumerate() {
         writeln!(out, "  {}. {}", at + 1, wrap(screen, 5, &printable(step)))?;

@@ -1,4 +1,4 @@
-//! What a defrag by hand shows while it runs: sentences, and on a terminal one line that moves.
+//! What a defrag or a compaction by hand shows while it runs: sentences, and on a terminal one line that moves.
 
 use std::io::Write;
 use std::time::Duration;
@@ -67,6 +67,9 @@ impl<'a, W: Write> Show<'a, W> {
 /// The phase, and while the defrag is open how far it should be.
 fn moving(progress: &Progress) -> String {
     let Some(elapsed) = progress.sent_for else { return standing(progress) };
+    if let Some(revision) = progress.revision {
+        return format!("{}, to revision {revision}, for {}", progress.phase, seconds(elapsed));
+    }
     match progress.forecast {
         Some(forecast) if !forecast.is_zero() => {
             format!("{} {} of about {}", bar(elapsed, forecast), seconds(elapsed), seconds(forecast))
@@ -77,6 +80,10 @@ fn moving(progress: &Progress) -> String {
 
 /// The phase and what it waits for.
 fn standing(progress: &Progress) -> String {
+    if progress.sent_for.is_some() && progress.revision.is_some() {
+        // That it was sent was said as a sentence.
+        return String::new();
+    }
     if progress.sent_for.is_some() {
         let forecast = progress.forecast.map(|forecast| format!(", about {}", seconds(forecast))).unwrap_or_default();
         return format!("the defrag is open{forecast}; it cannot be cancelled");
@@ -145,6 +152,19 @@ mod tests {
         let expected = "measuring\nin the queue (turn: etcd-2, then cli@etcd-0)\nhas the turn?\n\
                         the defrag is open, about 8.0 s; it cannot be cancelled\ndone 1 GiB to 2 MiB\n";
         assert_eq!(shown(Screen::PLAIN, story()), expected);
+    }
+
+    #[test]
+    fn a_compaction_is_shown_with_its_age() {
+        let sent = Progress { revision: Some(42), sent_for: Some(Duration::from_secs(7)), ..progress("compacting") };
+        let told = vec![
+            Told::At(progress("reading the cluster")),
+            Told::Said("compacts to revision 42".to_owned()),
+            Told::At(sent),
+        ];
+        assert_eq!(shown(Screen::PLAIN, told.clone()), "reading the cluster\ncompacts to revision 42\n");
+        let text = shown(Screen { terminal: true, width: Some(60), ..Screen::PLAIN }, told);
+        assert!(text.contains("\r^[Kcompacting, to revision 42, for 7.0 s\r"), "{text:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::SubsecRound;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::hands::Hands;
@@ -12,13 +13,14 @@ use crate::config::Config;
 use crate::etcd::{self, Calls, Class, Clock, Cluster, Error, Identity};
 use crate::http::Metrics;
 use crate::plan::cluster::{Look, Place};
-use crate::plan::compaction::{Compactor, Step as CompactionStep};
+use crate::plan::compaction::{Compactor, Step as CompactionStep, Survey};
 use crate::plan::forecast::{forecast, measured_by_etcd, recorded};
 use crate::plan::janitor::Janitor;
 use crate::plan::member::{MemberId, RoundId, RoundKind};
-use crate::plan::reason::{Outcome, Reason};
+use crate::plan::reason::{Blocked, Outcome, Reason};
 use crate::plan::record::RoundRecord;
 use crate::plan::step::{Answer, Event, Me, Step, Ticket};
+use crate::plan::time::Mono;
 
 /// Why a run gave no outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +29,21 @@ pub enum Stopped {
     Unreachable(String),
     /// etcd answers and does not let us, or it is the wrong one; one sentence.
     Refused(String),
-    /// Ctrl-C.
-    Interrupted {
-        /// Whether a `Defragment` had been sent: it cannot be cancelled.
-        sent: bool,
-    },
+    /// Ctrl-C or SIGTERM.
+    Interrupted(Left),
+}
+
+/// What an interrupted command leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing: nothing was sent, and the queue was left.
+    Nothing,
+    /// Nothing is under way; a place in the queue may be there until its lease ends.
+    Place,
+    /// A `Defragment`, which cannot be cancelled.
+    Defrag,
+    /// A compaction to this revision, which cannot be cancelled.
+    Compaction(i64),
 }
 
 impl From<Error> for Stopped {
@@ -55,7 +67,7 @@ pub enum Told {
     At(Progress),
 }
 
-/// How far a defrag is.
+/// How far it is.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Progress {
     /// What it is doing, in words.
@@ -64,7 +76,9 @@ pub struct Progress {
     pub waiting_for: Option<String>,
     /// Who has the turn and who waits for it, by name.
     pub queue: Vec<String>,
-    /// Since when `Defragment` has been open; none: it is not sent.
+    /// What is compacted to; none: it is no compaction.
+    pub revision: Option<i64>,
+    /// Since when `Defragment`, or the compaction, has been under way; none: it is not sent.
     pub sent_for: Option<Duration>,
     /// How long it is expected to take.
     pub forecast: Option<Duration>,
@@ -78,6 +92,35 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// What Ctrl-C leaves for giving the turn up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Ctrl-C and SIGTERM, from when it is made: before that they end the process without a word.
+struct Interrupts {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> Result<Interrupts, Stopped> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Stopped::Refused(format!("cannot listen for signals: {error}")));
+        Ok(Interrupts { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+
+    /// What comes of `work`, which leaves nothing behind when it is given up.
+    async fn or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.next() => Err(Stopped::Interrupted(Left::Nothing)),
+        }
+    }
+}
 
 /// Connects and finds out who answers at the local address, for a command that ends soon.
 ///
@@ -105,11 +148,12 @@ pub fn clients(config: &Config) -> Result<Cluster, Error> {
 ///
 /// # Errors
 ///
-/// When etcd cannot be used, or on Ctrl-C.
+/// When etcd cannot be used, or on Ctrl-C or SIGTERM.
 pub async fn defrag(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, String), Stopped> {
     let clock = Clock::new();
-    let (cluster, identity) = connect(config).await?;
-    let history = etcd::history(&cluster).await.unwrap_or_default();
+    let mut interrupts = Interrupts::listen()?;
+    let (cluster, identity) = interrupts.or(connect(config)).await??;
+    let history = interrupts.or(etcd::history(&cluster)).await?.unwrap_or_default();
     let rounds = policy::rounds(config, recorded(identity.member, &history));
     let me = Me {
         member: identity.member,
@@ -145,11 +189,12 @@ pub async fn defrag(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, Str
                     work.spawn(async move { (ticket, hands.carry_out(action).await) });
                 }
                 Step::Say(say) => tell(Told::Said(say.text)),
-                Step::Ended(ended) if leave_by.is_none() => {
+                // Who was interrupted while it rested after its defrag has its outcome.
+                Step::Ended(ended) if leave_by.is_none() || !matches!(ended.outcome, Outcome::Skipped(_)) => {
                     tell(Told::Said(format!("{} {}", ended.outcome, ended.detail).trim_end().to_owned()));
                     return Ok((ended.outcome, ended.detail));
                 }
-                Step::Ended(_) => return Err(Stopped::Interrupted { sent: false }),
+                Step::Ended(_) => return Err(Stopped::Interrupted(Left::Nothing)),
                 Step::Adopted(record) => tell(Told::Said(format!("settled an open intent: {}", record.detail))),
                 Step::TurnLost => tell(Told::Said("the turn was lost".to_owned())),
                 Step::Drain(_) | Step::TurnReached(_) | Step::RescueOver => {}
@@ -171,17 +216,17 @@ pub async fn defrag(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, Str
         let tick = tokio::time::Instant::from_std(clock.instant(due.min(clock.mono() + TELL_EVERY)));
         event = tokio::select! {
             Some(Ok((ticket, answer))) = work.join_next(), if !work.is_empty() => Event::Answered { ticket, answer },
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupts.next() => {
                 if janitor.is_sent() {
-                    return Err(Stopped::Interrupted { sent: true });
+                    return Err(Stopped::Interrupted(Left::Defrag));
                 }
-                leave_by = Some(clock.mono() + LEAVE_WITHIN);
+                leave_by.get_or_insert(clock.mono() + LEAVE_WITHIN);
                 Event::Quiesce
             }
             () = tokio::time::sleep_until(tick) => Event::Tick,
         };
         if leave_by.is_some_and(|by| clock.mono() >= by) {
-            return Err(Stopped::Interrupted { sent: janitor.is_sent() });
+            return Err(Stopped::Interrupted(if janitor.is_sent() { Left::Defrag } else { Left::Place }));
         }
     }
 }
@@ -202,46 +247,116 @@ fn look_at(progress: &mut Progress, look: &Look, me: MemberId, history: &[RoundR
 ///
 /// # Errors
 ///
-/// When etcd cannot be used, or on Ctrl-C.
+/// When etcd cannot be used, or on Ctrl-C or SIGTERM.
 pub async fn compact(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, String), Stopped> {
     let clock = Clock::new();
-    let (cluster, identity) = connect(config).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let (cluster, identity) = interrupts.or(connect(config)).await??;
     let mut compactor = Compactor::new(identity.member, policy::compactions(config), clock.mono());
     let mut step = compactor.due();
+    let mut sent: Option<(i64, Mono)> = None;
     loop {
-        step = match step.take() {
-            Some(CompactionStep::Survey) => {
-                let survey = etcd::survey(&cluster, &clock).await.map_err(|error| error.blocked());
-                let surveyed = compactor.surveyed(survey, clock.now());
-                if surveyed.is_none() {
-                    tell(Told::Said("another member leads: its janitor compacts first; waits for it".to_owned()));
-                }
-                surveyed
-            }
-            Some(CompactionStep::Compact(revision)) => {
-                tell(Told::Said(format!("compacts to revision {revision}")));
-                let result = etcd::compact(&cluster, revision, config.compaction.physical).await;
-                let told = result.map(|compacted| compacted.told(revision));
-                compactor.compacted(told.map_err(|error| error.blocked()), clock.mono())
-            }
-            Some(CompactionStep::Store(window)) => {
-                if let Err(error) = etcd::store_window(&cluster, &window).await {
-                    tell(Told::Said(format!("the window could not be stored: {error}")));
-                }
-                compactor.stored()
-            }
+        let now = clock.mono();
+        let wanted = match step.take() {
             Some(CompactionStep::Ended { outcome, detail, .. }) => {
                 tell(Told::Said(format!("{outcome} {detail}").trim_end().to_owned()));
                 return Ok((outcome, detail));
             }
-            None => {
-                let at = compactor.wake_at().unwrap_or_else(|| clock.mono());
-                tokio::select! {
-                    () = tokio::time::sleep_until(tokio::time::Instant::from_std(clock.instant(at))) => {}
-                    _ = tokio::signal::ctrl_c() => return Err(Stopped::Interrupted { sent: false }),
+            None if config.dry_run => {
+                let detail = would_wait(&compactor, now);
+                let outcome = Outcome::Skipped(Reason::DryRun);
+                tell(Told::Said(format!("{outcome} {detail}")));
+                return Ok((outcome, detail));
+            }
+            wanted => wanted,
+        };
+        if let Some(CompactionStep::Compact(revision)) = wanted {
+            tell(Told::Said(format!("compacts to revision {revision}")));
+            sent = Some((revision, now));
+        }
+        let mut work = std::pin::pin!(carry_out(config, &cluster, &clock, wanted, compactor.wake_at()));
+        let done = loop {
+            let now = clock.mono();
+            tell(Told::At(compacting(&compactor, sent, now)));
+            let tick = tokio::time::Instant::from_std(clock.instant(now + TELL_EVERY));
+            tokio::select! {
+                done = &mut work => break done,
+                () = interrupts.next() => {
+                    let left = sent.map_or(Left::Nothing, |(revision, _)| Left::Compaction(revision));
+                    return Err(Stopped::Interrupted(left));
                 }
-                compactor.tick(clock.mono())
+                () = tokio::time::sleep_until(tick) => {}
             }
         };
+        step = match done {
+            Did::Surveyed(survey) => {
+                let step = compactor.surveyed(survey, clock.now());
+                if step.is_none() && !config.dry_run {
+                    tell(Told::Said("another member leads: its janitor compacts first; waits for it".to_owned()));
+                }
+                step
+            }
+            Did::Compacted(result) => compactor.compacted(result, clock.mono()),
+            Did::Stored(result) => {
+                if let Err(error) = result {
+                    tell(Told::Said(format!("the window could not be stored: {error}")));
+                }
+                compactor.stored()
+            }
+            Did::Waited => compactor.tick(clock.mono()),
+        };
+    }
+}
+
+/// What came of one step of a compaction.
+enum Did {
+    Surveyed(Result<Survey, Blocked>),
+    Compacted(Result<String, Blocked>),
+    Stored(Result<(), Error>),
+    Waited,
+}
+
+/// Carries one step out; none: waits until `wake_at`.
+async fn carry_out(
+    config: &Config,
+    cluster: &Cluster,
+    clock: &Clock,
+    step: Option<CompactionStep>,
+    wake_at: Option<Mono>,
+) -> Did {
+    match step {
+        Some(CompactionStep::Survey) => {
+            Did::Surveyed(etcd::survey(cluster, clock).await.map_err(|error| error.blocked()))
+        }
+        Some(CompactionStep::Compact(revision)) => {
+            let result = etcd::compact(cluster, revision, config.compaction.physical).await;
+            let told = result.map(|compacted| compacted.told(revision));
+            Did::Compacted(told.map_err(|error| error.blocked()))
+        }
+        Some(CompactionStep::Store(window)) => Did::Stored(etcd::store_window(cluster, &window).await),
+        Some(CompactionStep::Ended { .. }) | None => {
+            let at = wake_at.unwrap_or_else(|| clock.mono());
+            tokio::time::sleep_until(tokio::time::Instant::from_std(clock.instant(at))).await;
+            Did::Waited
+        }
+    }
+}
+
+/// A follower's turn comes after the leader's, which a dry run does not wait for.
+fn would_wait(compactor: &Compactor, now: Mono) -> String {
+    let Some((target, until)) = compactor.waits() else { return String::new() };
+    let seconds = until.since(now).as_secs_f64();
+    format!(
+        "another member leads: if its janitor has not compacted in {seconds:.0} s, would compact to revision {target}"
+    )
+}
+
+fn compacting(compactor: &Compactor, sent: Option<(i64, Mono)>, now: Mono) -> Progress {
+    Progress {
+        phase: compactor.phase(),
+        waiting_for: compactor.wake_at().map(|at| format!("{:.0} s more", at.since(now).as_secs_f64())),
+        revision: sent.map(|(revision, _)| revision),
+        sent_for: sent.map(|(_, since)| now.since(since)),
+        ..Progress::default()
     }
 }

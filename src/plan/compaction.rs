@@ -227,12 +227,17 @@ impl Compactor {
         }
     }
 
-    /// When [`Compactor::tick`] has something to do next.
-    pub fn wake_at(&self) -> Option<Mono> {
+    /// What it would compact to, and until when it gives those before it time to do it.
+    pub fn waits(&self) -> Option<(i64, Mono)> {
         match self.phase {
-            Phase::Waiting { until, .. } => Some(until),
+            Phase::Waiting { until, target } => Some((target, until)),
             _ => None,
         }
+    }
+
+    /// When [`Compactor::tick`] has something to do next.
+    pub fn wake_at(&self) -> Option<Mono> {
+        self.waits().map(|(_, until)| until)
     }
 
     /// The schedule fired. A run under way goes on.

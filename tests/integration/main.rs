@@ -20,6 +20,7 @@ mod harness;
 mod hold;
 mod hostile;
 mod identity;
+mod interrupts;
 mod judge;
 mod load;
 mod look_to_send;

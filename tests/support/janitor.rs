@@ -254,6 +254,18 @@ impl Janitor {
         self.command_after(&[], words).await
     }
 
+    /// Starts another subcommand, which goes on; what it says goes to the file.
+    pub fn begin(&self, words: &[&str], said: &str) -> (Process, PathBuf) {
+        let path = self.folder.path().join(said);
+        let file = File::create(&path).expect("a file");
+        let (arguments, environment) = (self.arguments(words), self.environment.clone());
+        let process = Process::start(program(), |command| {
+            let errors = file.try_clone().expect("a file handle can be copied");
+            command.args(arguments).envs(environment).stdout(file).stderr(errors);
+        });
+        (process.expect("the program starts"), path)
+    }
+
     /// The same through another program and its arguments, such as `faketime`.
     pub async fn command_after(&self, before: &[&str], words: &[&str]) -> Output {
         let mut all: Vec<String> = before.iter().map(|&word| word.to_owned()).collect();
