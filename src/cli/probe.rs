@@ -33,8 +33,13 @@ pub fn probe(config: &Config, which: Which, out: &mut impl Write) -> u8 {
     let (code, sentence) = match ask(&listen, "GET", &format!("/{}", which.name()), None) {
         Ok((200, _)) => (0, format!("{} ok", which.name())),
         Ok((status, text)) => (1, format!("{} answered {status}: {}", which.name(), failures(&text))),
-        Err(Failure::Unreachable(error)) => (3, format!("nobody answers on {listen}: {error}")),
-        Err(Failure::Silent(error)) => (1, format!("the janitor on {listen} does not answer: {error}")),
+        Err(Failure::Unreachable(error)) => {
+            (3, format!("nobody answers on {listen}: {error}; is `etcd-janitor run` up, and http.listen the same?"))
+        }
+        Err(Failure::Silent(error)) => {
+            let text = "compare http.tls on both sides, and look at its log";
+            (1, format!("the janitor on {listen} does not answer: {error}; {text}"))
+        }
     };
     // Without a standard output the exit code still says it.
     let _ = writeln!(out, "{sentence}");
