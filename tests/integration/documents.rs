@@ -11,6 +11,9 @@ const OPERATING: &str = include_str!("../../docs/operating.md");
 /// What takes a Kubernetes: nothing here has one.
 const KUBECTL: [&str; 2] = ["kubectl port-forward etcd-0 8379", "kubectl describe pod"];
 
+/// Read in place of what `kubectl get statefulset` would print; it is written to standard output.
+const MANIFEST: &str = concat!(" ", env!("CARGO_MANIFEST_DIR"), "/tests/inject/etcd-io.yaml");
+
 /// Named, not told to be run as it stands: the sentence beside it has the whole command.
 const NAMED: [&str; 1] = ["etcdctl move-leader"];
 
@@ -26,7 +29,11 @@ fn commands() -> Vec<String> {
         let found: Vec<&str> = match block {
             Some("sh") => vec![line.split(" #").next().unwrap_or_default()],
             Some(_) => Vec::new(),
-            None => line.split('`').skip(1).step_by(2).collect(),
+            None => {
+                // Code that goes on in the next line would be read as text here, and be run by nobody.
+                assert!(line.matches('`').count().is_multiple_of(2), "a code span is broken over two lines: {line}");
+                line.split('`').skip(1).step_by(2).collect()
+            }
         };
         for code in found {
             let code = code.trim();
@@ -79,8 +86,10 @@ async fn every_command_of_the_runbook_does_what_it_says() {
         if KUBECTL.contains(&command.as_str()) || NAMED.contains(&command.as_str()) {
             continue;
         }
-        // In a pod's container, this is what kubectl starts there.
-        let inside = command.split_once(" -- ").map_or(command.as_str(), |(_, inside)| inside);
+        // In a pod's container, this is what kubectl starts there; what it would print comes from a file.
+        let inside = command.split_once(" -- ").or_else(|| command.split_once(" | "));
+        let inside = inside.map_or(command.as_str(), |(_, inside)| inside);
+        let inside = inside.replace(" - > etcd.yaml", MANIFEST);
         let leader = cluster.leader().await;
         let other = cluster.member((leader + 1) % 3).id;
         let inside = inside.replace("<id of a healthy voter>", &format!("{other:x}"));

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use etcd_janitor::http::hints;
 use etcd_janitor::plan::member::MemberId;
 use etcd_janitor::plan::reason::{Failure, Outcome, Reason};
+use etcd_janitor::plan::rule::{Figures, Quota, Rule};
 use etcd_janitor::plan::snapshot::*;
 
 use crate::cluster::*;
@@ -76,6 +77,24 @@ fn every_hint_points_at_a_heading() {
     assert_eq!(hints.len(), 12, "{hints:#?}");
     for hint in hints {
         assert!(anchors.contains(&hint.anchor), "{hint:?}");
+    }
+}
+
+#[test]
+fn every_rule_of_others_is_a_rule_here() {
+    let text = std::fs::read_to_string("docs/operating.md").expect("docs/operating.md");
+    let table = text.split("| From | Rule |\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
+    // A bar would end the cell.
+    let rules = table.lines().skip(1).filter_map(|line| line.split('`').nth(1)).map(|rule| rule.replace("\\|", "|"));
+    let rules: Vec<String> = rules.collect();
+    assert!(rules.len() >= 9 && rules.iter().any(|rule| rule.contains("||")), "{rules:#?}");
+    let quota = Quota::Bytes(2048 * MIB);
+    let wasteful = Figures { db_size: 2000 * MIB, db_size_in_use: 100 * MIB, quota };
+    let full = Figures { db_size: 100 * MIB, db_size_in_use: 100 * MIB, quota };
+    for text in rules {
+        let rule = Rule::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(rule.evaluate(&wasteful).ok(), Some(true), "{text}");
+        assert_eq!(rule.evaluate(&full).ok(), Some(text == "true"), "{text}");
     }
 }
 
