@@ -6,12 +6,16 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+/// One that does not change with releases.
+const IMAGE: &str = "--image=registry.example/etcd-janitor:1";
+
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/inject").join(name)
 }
 
 fn run(words: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-janitor"));
+    command.env_remove("ETCD_JANITOR_IMAGE");
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
     let mut stdin = child.stdin.take().expect("a pipe");
@@ -39,10 +43,10 @@ fn seen(output: &Output) -> String {
     format!("{}--- standard error, exit code {code}\n{}", out(output), err(output))
 }
 
-/// Injects a fixture, with an image that does not change with releases.
+/// Injects a fixture.
 fn injected(name: &str, words: &[&str]) -> Output {
     let input = std::fs::read(fixture(name)).expect("a fixture");
-    run(&[&["inject", "--image", "registry.example/etcd-janitor:1"], words].concat(), &input)
+    run(&[&["inject", IMAGE], words].concat(), &input)
 }
 
 #[test]
@@ -90,8 +94,7 @@ fn a_static_pod_of_kubeadm_is_refused() {
 fn out_again_it_is_the_same_object_and_nothing_is_said_twice() {
     let there = out(&injected("etcd-io.yaml", &["--move-liveness-probe"]));
     insta::assert_snapshot!("uninject_etcd-io", seen(&run(&["uninject"], there.as_bytes())));
-    let again =
-        run(&["inject", "--image", "registry.example/etcd-janitor:1", "--move-liveness-probe"], there.as_bytes());
+    let again = run(&["inject", IMAGE, "--move-liveness-probe"], there.as_bytes());
     assert_eq!(out(&again), there);
     assert!(err(&again).contains("statefulset \"etcd\" unchanged"), "{}", seen(&again));
 }
@@ -100,10 +103,13 @@ fn out_again_it_is_the_same_object_and_nothing_is_said_twice() {
 fn files_and_standard_input_become_one_stream() {
     let (pod, io) = (fixture("pod.yaml"), fixture("etcd-io.yaml"));
     let names = [pod.to_str().expect("UTF-8"), "-", io.to_str().expect("UTF-8")];
-    let output = run(&[&["inject"], names.as_slice()].concat(), b"kind: ConfigMap");
+    let output = run(&[&["inject", IMAGE], names.as_slice()].concat(), b"kind: ConfigMap");
     assert_eq!(output.status.code(), Some(0), "{}", seen(&output));
     assert!(out(&output).contains("\n---\nkind: ConfigMap\n---\n# Flags"), "{}", out(&output));
-    let broken = run(&[&["inject"], names.as_slice()].concat(), b"a: 1\n---\n[");
+    // Directives may stand behind the end of a document only.
+    let directives = run(&[&["inject", IMAGE], &names[..2]].concat(), b"%YAML 1.2\n---\nkind: ConfigMap\n");
+    assert!(out(&directives).contains("\n...\n%YAML 1.2\n---\n"), "{}", seen(&directives));
+    let broken = run(&[&["inject", IMAGE], names.as_slice()].concat(), b"a: 1\n---\n[");
     assert_eq!(broken.status.code(), Some(2));
     assert_eq!(out(&broken), "", "nothing is written when one document cannot be");
     assert!(err(&broken).contains("standard input: documents[1], line 4: not YAML"), "{}", err(&broken));
@@ -117,18 +123,27 @@ fn what_cannot_be_read_is_said() {
         assert_eq!(out(&output), "");
         assert!(err(&output).contains(expected), "{expected:?} is not in {}", seen(&output));
     };
-    check(&["inject", "/no/such/file"], b"", "/no/such/file: cannot be read");
-    check(&["inject"], &vec![b'#'; 16 * 1024 * 1024 + 1], "standard input: more than 16 MiB of manifests");
-    check(&["inject"], b"\xff\xfea\0", "standard input: not UTF-8");
+    check(&["inject"], b"", "which image is the sidecar to run? --image IMAGE, or ETCD_JANITOR_IMAGE");
+    check(&["inject", "--image", ""], b"", "allowed: an image as your registry has it");
+    check(&["inject", "--image", "a b"], b"", "allowed: an image as your registry has it");
+    check(&["inject", IMAGE, "/no/such/file"], b"", "/no/such/file: cannot be read");
+    check(&["inject", IMAGE], &vec![b'#'; 16 * 1024 * 1024 + 1], "standard input: more than 16 MiB of manifests");
+    check(&["inject", IMAGE], b"\xff\xfea\0", "standard input: not UTF-8");
     check(&["inject", "--set", "defrag.shedule=x"], b"", "there is no such key");
     check(&["inject", "--set", "defrag.schedule"], b"", "allowed: KEY=VALUE");
     check(&["inject", "--password-secret", "etcd"], b"", "allowed: the Secret's name, a slash, and the key");
+    for secret in ["Etcd/password", "etcd/", "etcd/a b", "etcd/..a", "/x"] {
+        check(&["inject", "--password-secret", secret], b"", "--password-secret <NAME/KEY>");
+    }
+    for name in ["", "Janitor", "a_b", "a.", "a-", "a/b"] {
+        check(&["inject", "--config-map", name], b"", "--config-map <NAME>");
+    }
 }
 
 #[test]
 fn what_is_none_of_ours_goes_through_and_that_is_said() {
     let input = b"kind: Service\nmetadata: {name: x}\n---\nfoo:   bar # no kind\n---\napiVersion: apps.kruise.io/v1beta1\nkind: StatefulSet\n";
-    let output = run(&["inject"], input);
+    let output = run(&["inject", IMAGE], input);
     assert_eq!(output.stdout, input);
     assert_eq!(
         err(&output),
@@ -145,4 +160,19 @@ fn help_shows_how() {
         help.contains("kubectl get statefulset etcd -o yaml | etcd-janitor inject - | kubectl apply -f -"),
         "{help}"
     );
+}
+
+#[test]
+fn the_image_may_be_the_environments() {
+    let run = |image: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-janitor"));
+        command.arg("inject").arg(fixture("pod.yaml")).env("ETCD_JANITOR_IMAGE", image);
+        command.output().expect("the program runs")
+    };
+    let there = run("registry.example/ours:2");
+    assert!(out(&there).contains("image: \"registry.example/ours:2\""), "{}", seen(&there));
+    assert!(err(&there).contains("  image      registry.example/ours:2\n"), "{}", seen(&there));
+    let refused = run("");
+    assert_eq!(refused.status.code(), Some(2), "{}", seen(&refused));
+    assert!(err(&refused).contains("ETCD_JANITOR_IMAGE: allowed: an image"), "{}", seen(&refused));
 }

@@ -1,6 +1,7 @@
 //! What is read from files: each in memory, under this process' name.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,19 +40,20 @@ pub fn config(data: &[u8]) {
     }
 }
 
-fn with_file<T: Args + FromArgMatches>(path: &Path) -> T {
-    let matches = T::augment_args(Command::new("fuzz")).no_binary_name(true).get_matches_from([path]);
-    T::from_arg_matches(&matches).expect("a file is all it wants")
+fn order<T: Args + FromArgMatches>(words: &[&OsStr]) -> T {
+    let matches = T::augment_args(Command::new("fuzz")).no_binary_name(true).get_matches_from(words);
+    T::from_arg_matches(&matches).expect("that is all it wants")
 }
 
 type Run = fn(&Path, &mut Vec<u8>) -> u8;
 
 fn inject_into(path: &Path, out: &mut Vec<u8>) -> u8 {
-    sidecar::inject(&with_file(path), &[], out, &mut Vec::new())
+    let words = ["--image".as_ref(), "etcd-janitor:fuzz".as_ref(), path.as_os_str()];
+    sidecar::inject(&order(&words), &[], out, &mut Vec::new())
 }
 
 fn uninject_from(path: &Path, out: &mut Vec<u8>) -> u8 {
-    sidecar::uninject(&with_file(path), out, &mut Vec::new())
+    sidecar::uninject(&order(&[path.as_os_str()]), out, &mut Vec::new())
 }
 
 fn run(what: Run, data: &[u8]) -> Option<Vec<u8>> {

@@ -34,6 +34,7 @@ pub const MAX_INPUT: usize = 16 * 1024 * 1024;
 /// What `inject` is to do.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
+  export ETCD_JANITOR_IMAGE=registry.example/etcd-janitor:0.1.0
   kubectl get statefulset etcd -o yaml | etcd-janitor inject - | kubectl apply -f -
   helm template etcd bitnami/etcd | etcd-janitor inject --set defrag.schedule='0 3 * * *' - > etcd.yaml
   etcd-janitor inject --image registry.example/etcd-janitor:0.1.0 --config-map etcd-janitor etcd/*.yaml
@@ -44,9 +45,9 @@ pub struct Order {
     /// Manifests, YAML or JSON; - or none: standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Image of the sidecar
-    #[arg(long, value_name = "IMAGE", default_value = concat!("etcd-janitor:", env!("CARGO_PKG_VERSION")))]
-    image: String,
+    /// Image of the sidecar, by its name in your registry; otherwise that of ETCD_JANITOR_IMAGE
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
+    image: Option<String>,
     /// An ordinary container instead of a native sidecar, for Kubernetes before 1.29
     #[arg(long)]
     plain: bool,
@@ -54,7 +55,7 @@ pub struct Order {
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
     /// ConfigMap with etcd-janitor.yaml, to be mounted
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = object)]
     config_map: Option<String>,
     /// Secret and key that hold the password of --user
     #[arg(long, value_name = "NAME/KEY", value_parser = secret)]
@@ -77,11 +78,34 @@ pub struct Undo {
     files: Vec<PathBuf>,
 }
 
+/// There is none for everybody: an image without a registry would be Docker Hub's, where nobody has it.
+fn image(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("allowed: an image as your registry has it, such as registry.example/etcd-janitor:0.1.0".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A name that Kubernetes gives to objects.
+fn object(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label =
+        |part: &str| part.starts_with(inner) && part.ends_with(inner) && part.chars().all(|c| inner(c) || c == '-');
+    if text.len() > 253 || !text.split('.').all(label) {
+        return Err("allowed: lower case letters, digits, - and . between them, 253 at most".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn secret(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('/').filter(|(name, key)| !name.is_empty() && !key.is_empty());
-    let (name, key) =
-        parts.ok_or("allowed: the Secret's name, a slash, and the key, such as etcd/etcd-root-password")?;
-    Ok((name.to_owned(), key.to_owned()))
+    let (name, key) = text
+        .split_once('/')
+        .ok_or("allowed: the Secret's name, a slash, and the key, such as etcd/etcd-root-password")?;
+    let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if key.is_empty() || key.len() > 253 || key == "." || key.starts_with("..") || !key.chars().all(known) {
+        return Err("the key: allowed are letters, digits, -, _ and ., 253 at most".to_owned());
+    }
+    Ok((object(name).map_err(|why| format!("the Secret's name: {why}"))?, key.to_owned()))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -97,8 +121,24 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub fn inject(order: &Order, flags: &[(String, String)], out: &mut impl Write, err: &mut impl Write) -> u8 {
     let mut keys = flags.to_vec();
     keys.extend(order.keys.iter().cloned());
+    let image = match (&order.image, std::env::var("ETCD_JANITOR_IMAGE")) {
+        (Some(image), _) => Ok(image.clone()),
+        (None, Ok(name)) => image(&name).map_err(|why| format!("ETCD_JANITOR_IMAGE: {why}")),
+        (None, Err(_)) => {
+            Err("which image is the sidecar to run? --image IMAGE, or ETCD_JANITOR_IMAGE; docs/release.md says \
+                               how one is made"
+                .to_owned())
+        }
+    };
+    let image = match image {
+        Ok(image) => image,
+        Err(text) => {
+            let _ = writeln!(err, "{text}");
+            return USAGE;
+        }
+    };
     let options = Options {
-        image: order.image.clone(),
+        image,
         plain: order.plain,
         container: order.container.clone(),
         config_map: order.config_map.clone(),
@@ -130,7 +170,10 @@ fn run(files: &[PathBuf], act: &workload::Act<'_>, out: &mut impl Write, err: &m
             if !result.text.ends_with('\n') {
                 result.text.push('\n');
             }
-            if !text.starts_with("---") {
+            if stream::cut(text).first().is_some_and(|piece| piece.is_prologue() && piece.has_directives()) {
+                // Directives may only stand behind the end of a document.
+                result.text.push_str("...\n");
+            } else if !text.starts_with("---") {
                 result.text.push_str("---\n");
             }
         }

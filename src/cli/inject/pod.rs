@@ -56,6 +56,7 @@ pub(super) fn inject(pod: &Node, path: &str, options: &Options) -> Result<Done, 
     valid(&found, options, path)?;
     let guaranteed = is_guaranteed(&view)?;
     let sidecar = container(&found, options, guaranteed)?;
+    found.notes.insert(0, format!("image      {}", options.image));
     if guaranteed {
         found.notes.push("resources  limits are requests, so that the pod stays Guaranteed".to_owned());
     }
