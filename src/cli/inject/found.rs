@@ -29,12 +29,15 @@ pub(super) const PASSWORD_FOLDER: &str = "/etc/etcd-janitor-auth";
 /// The etcd container of a pod; none: there is none, or none of that name.
 pub(super) fn etcd_container<'a>(pod: &View<'a>, options: &Options) -> Result<Option<(View<'a>, Settings)>, Problem> {
     let spec = pod.get("spec")?;
-    let host_network = spec.get("hostNetwork")?.truth()?.unwrap_or(false);
+    // Of a pod in the host's network it is the node's; otherwise the pod's, unless the manifest says another.
+    let pod_is_host = !spec.get("hostNetwork")?.truth()?.unwrap_or(false)
+        && !spec.get("setHostnameAsFQDN")?.truth()?.unwrap_or(false)
+        && spec.get("hostname")?.is_absent();
     let containers = spec.get("containers")?;
     let mut likely = Vec::new();
     for container in containers.items()? {
         let name = container.get("name")?.text()?.unwrap_or_default();
-        let settings = Settings::of(&container, !host_network)?;
+        let settings = Settings::of(&container, pod_is_host)?;
         if options.container.as_deref() == Some(name) {
             return Ok(Some((container, settings)));
         }

@@ -51,7 +51,7 @@ pub(super) struct Settings {
     pub(super) more_variables: bool,
     /// Whether `$NAME` is a variable, too.
     shell: bool,
-    /// Whether the host's name is the pod's.
+    /// Whether the host's name is the pod's, which shells and nobody else have in a variable that no manifest sets.
     pod_is_host: bool,
 }
 
@@ -96,9 +96,10 @@ impl Settings {
         self.variables.iter().rev().find(|(other, _)| other == name).map(|(_, variable)| variable)
     }
 
-    /// A flag of etcd, with one dash or two, or the variable that stands for it; as it is written. Flags win.
+    /// A flag of etcd, with one dash or two, or the variable that stands for it; as it is written. Flags win, of several
+    /// the last, as in Go.
     pub(super) fn raw(&self, flag: &str) -> Option<Result<String, String>> {
-        for (at, word) in self.words.iter().enumerate() {
+        for (at, word) in self.words.iter().enumerate().rev() {
             let Some(given) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
             if let Some(value) = given.strip_prefix(flag).and_then(|rest| rest.strip_prefix('=')) {
                 return Some(Ok(value.trim_matches(['"', '\'']).to_owned()));
@@ -145,8 +146,6 @@ impl Settings {
         match self.variable(name) {
             Some(Variable::Value(value)) if depth < MAX_DEPTH => self.expand(value, false, depth + 1),
             Some(Variable::Fact(fact)) => Ok(format!("$({fact})")),
-            // The kubelet's or the runtime's: a pod's host name is the pod's name.
-            None if name == "HOSTNAME" && self.pod_is_host => Ok("$(POD_NAME)".to_owned()),
             _ => Err(name.to_owned()),
         }
     }
@@ -158,6 +157,8 @@ impl Settings {
             out.push_str(&rest[..at]);
             let after = &rest[at + 1..];
             let closed = |open: char, close: char| after.strip_prefix(open).and_then(|after| after.split_once(close));
+            // `$(NAME)` is the kubelet's, who puts in what the manifest sets and nothing else.
+            let by_shell = !after.starts_with('(');
             let (name, left) = if let Some((name, left)) = closed('(', ')') {
                 (name, left)
             } else if let Some(left) = after.strip_prefix('$') {
@@ -174,7 +175,12 @@ impl Settings {
                 rest = after;
                 continue;
             };
-            out.push_str(&self.resolve(name, depth)?);
+            // The runtime's: a pod's host name is the pod's name.
+            if by_shell && name == "HOSTNAME" && self.pod_is_host && self.variable(name).is_none() {
+                out.push_str("$(POD_NAME)");
+            } else {
+                out.push_str(&self.resolve(name, depth)?);
+            }
             rest = left;
         }
         out.push_str(rest);

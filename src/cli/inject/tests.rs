@@ -351,3 +351,38 @@ fn lists_may_lie_in_lists() {
     let typed = "apiVersion: apps/v1\nkind: StatefulSetList\nitems:\n- metadata: {name: x}\n  spec: {template: {spec: {containers: [{name: etcd, image: etcd}]}}}\n";
     assert!(injected(typed, &options()).contains("name: etcd-janitor"));
 }
+
+/// A Pod with one etcd container that is told these words, and what else stands in its `spec` and container.
+fn pod_of(args: &str, container: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nspec:\n  containers:\n  - name: etcd\n    image: etcd\n    \
+         args: [{args}]\n{container}{spec}"
+    )
+}
+
+#[test]
+fn a_host_name_is_the_pods_only_to_a_shell_and_where_no_other_is_given() {
+    let member = |text: &str| {
+        let said = inject_with(text, &options()).summary();
+        said.lines().find_map(|line| line.trim().strip_prefix("member     ")).map(str::to_owned)
+    };
+    let shell = |spec: &str| {
+        let text = pod_of("'etcd --data-dir=/x --name=${HOSTNAME}'", "    command: [sh, -c]\n", spec);
+        member(&text).is_some_and(|name| name.starts_with("the pod's name"))
+    };
+    assert!(shell(""));
+    assert!(shell("  hostNetwork: false\n  setHostnameAsFQDN: false\n"));
+    for spec in ["  hostNetwork: true\n", "  setHostnameAsFQDN: true\n", "  hostname: other\n"] {
+        assert!(!shell(spec), "{spec}");
+    }
+    // The kubelet puts nothing in for a variable that nobody sets.
+    assert_eq!(member(&pod_of("--name=$(HOSTNAME)", "", "")), None);
+    let set = "    env: [{name: HOSTNAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n";
+    assert!(member(&pod_of("--name=$(HOSTNAME)", set, "")).is_some_and(|name| name.starts_with("the pod's name")));
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_counts() {
+    let text = pod_of("--listen-client-urls=http://0.0.0.0:1, --listen-client-urls, 'http://0.0.0.0:2'", "", "");
+    assert!(injected(&text, &options()).contains("http://127.0.0.1:2\""));
+}
