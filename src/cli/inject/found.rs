@@ -276,7 +276,9 @@ impl<'a> Finder<'a> {
             (self.told.known("ETCDCTL_CERT"), self.told.known("ETCDCTL_KEY"), "from ETCDCTL_CERT"),
             (cert, key, "etcd's own: it must be good for clients, too"),
         ];
-        if !self.told.is_on("client-cert-auth") && own("etcd.tls.cert_file").is_none() {
+        // An authority for clients is enough: etcd then refuses those that show nothing of it.
+        let asks = self.told.is_on("client-cert-auth") || self.told.raw("trusted-ca-file").is_some();
+        if !asks && own("etcd.tls.cert_file").is_none() {
             self.note("tls", "no client certificate: etcd asks for none");
             return Ok(());
         }

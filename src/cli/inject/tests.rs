@@ -386,3 +386,17 @@ fn of_a_flag_that_is_given_twice_the_last_counts() {
     let text = pod_of("--listen-client-urls=http://0.0.0.0:1, --listen-client-urls, 'http://0.0.0.0:2'", "", "");
     assert!(injected(&text, &options()).contains("http://127.0.0.1:2\""));
 }
+
+#[test]
+fn an_authority_for_clients_makes_etcd_ask_for_certificates() {
+    let mounts = "    volumeMounts: [{name: tls, mountPath: /tls}]\n";
+    let told = |more: &str| {
+        let args = format!(
+            "--listen-client-urls=https://0.0.0.0:2379, --cert-file=/tls/tls.crt, --key-file=/tls/tls.key{more}"
+        );
+        injected(&pod_of(&args, mounts, ""), &options())
+    };
+    assert!(told(", --trusted-ca-file=/tls/ca.crt").contains("ETCD_JANITOR__ETCD__TLS__CERT_FILE"));
+    assert!(told(", --client-cert-auth").contains("ETCD_JANITOR__ETCD__TLS__CERT_FILE"));
+    assert!(!told("").contains("ETCD_JANITOR__ETCD__TLS__CERT_FILE"));
+}
