@@ -4,6 +4,8 @@ use super::budget::{Budget, budget};
 use super::node::{Node, Problem, View};
 use super::options::Options;
 use super::settings::{Settings, Unknown, Variable, base_name};
+use super::sidecar::CONFIG_FOLDER;
+use crate::config::keys;
 
 /// Everything that was found about the etcd of one pod.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub(super) fn find(pod: &View<'_>, etcd: &View<'_>, told: &Settings, options: &O
     finder.data()?;
     finder.budget()?;
     finder.compaction();
+    finder.files()?;
     Ok(finder.found)
 }
 
@@ -133,7 +136,7 @@ impl<'a> Finder<'a> {
 
     /// What the command line of `inject` says about a key.
     fn ordered(&self, path: &str) -> Option<&str> {
-        self.options.keys.iter().rev().find(|(key, _)| key == path).map(|(_, value)| value.as_str())
+        self.options.ordered(path)
     }
 
     fn refused<T>(&self, text: impl Into<String>) -> Result<T, Problem> {
@@ -390,6 +393,29 @@ impl<'a> Finder<'a> {
                 format!("etcd compacts by itself (--auto-compaction-retention={retention}): the janitor's compaction stays off"),
             );
         }
+    }
+
+    /// Files that were ordered: the sidecar must have them, too.
+    fn files(&mut self) -> Result<(), Problem> {
+        let mut ordered: Vec<&str> = self.options.keys.iter().map(|(key, _)| key.as_str()).collect();
+        ordered.sort_unstable();
+        ordered.dedup();
+        for key in ordered {
+            let file = self.ordered(key).unwrap_or_default().to_owned();
+            let is_file = keys::find(key).is_some_and(|key| key.spec().kind == "path");
+            let lies_in = |folder: &str| file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+            let ours = (self.options.config_map.is_some() && lies_in(CONFIG_FOLDER))
+                || (self.found.password.is_some() && lies_in(PASSWORD_FOLDER));
+            if !is_file || file.is_empty() || ours {
+                continue;
+            }
+            let volume = self.mount(&file, &format!("--set {key}"))?;
+            // Of the others it was said where they are looked at.
+            if !key.starts_with("etcd.") {
+                self.note("file", format!("{file} ({volume}), for {key}, as ordered"));
+            }
+        }
+        Ok(())
     }
 
     /// Mounts what the file lies in, and says which volume that is.

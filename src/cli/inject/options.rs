@@ -18,3 +18,10 @@ pub(super) struct Options {
     /// Configuration keys and values, the later winning.
     pub(super) keys: Vec<(String, String)>,
 }
+
+impl Options {
+    /// What is ordered of a key.
+    pub(super) fn ordered(&self, key: &str) -> Option<&str> {
+        self.keys.iter().rev().find(|(path, _)| path == key).map(|(_, value)| value.as_str())
+    }
+}

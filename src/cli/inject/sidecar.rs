@@ -14,15 +14,17 @@ pub(super) const NAME: &str = "etcd-janitor";
 /// The volume of a password that etcd has in its environment only.
 pub(super) const AUTH_VOLUME: &str = "etcd-janitor-auth";
 /// Where the ConfigMap is mounted; the folder, since a file mounted by subPath never changes.
-const CONFIG_FOLDER: &str = "/etc/etcd-janitor";
+pub(super) const CONFIG_FOLDER: &str = "/etc/etcd-janitor";
 const PROGRAM: &str = "/etcd-janitor";
 /// Whom the image runs as when the pod would make it root.
 const NOBODY: u64 = 65_532;
 
+/// Where it serves unless that is ordered.
+const LISTEN: &str = "[::]:8379";
+
 /// Where the sidecar serves.
 pub(super) fn listen(options: &Options) -> Result<SocketAddr, Problem> {
-    let ordered = options.keys.iter().rev().find(|(key, _)| key == "http.listen").map(|(_, value)| value.as_str());
-    let address = ordered.unwrap_or("[::]:8379");
+    let address = options.ordered("http.listen").unwrap_or(LISTEN);
     address
         .parse()
         .map_err(|_| Problem::unreadable("--listen", format!("{address} is no address and port, such as [::]:8379")))
@@ -45,7 +47,7 @@ pub(super) fn moved_probe(original: &View<'_>, options: &Options) -> Result<Node
         return Err(Problem::refused("--listen", text));
     }
     let mut probe = Node::map([
-        ("httpGet", http_get("/etcd/livez", listen)),
+        ("httpGet", http_get("/etcd/livez", listen, options)),
         ("periodSeconds", Node::plain(10)),
         ("timeoutSeconds", Node::plain(5)),
         ("failureThreshold", Node::plain(36)),
@@ -58,9 +60,12 @@ pub(super) fn moved_probe(original: &View<'_>, options: &Options) -> Result<Node
     Ok(probe)
 }
 
-fn http_get(path: &str, listen: SocketAddr) -> Node {
+fn http_get(path: &str, listen: SocketAddr, options: &Options) -> Node {
+    // With a certificate the port speaks nothing else. The kubelet takes any.
+    let https = options.ordered("http.tls.cert_file").is_some_and(|file| !file.is_empty());
+    let scheme = if https { "HTTPS" } else { "HTTP" };
     // A number: the name of a sidecar's port does not work everywhere.
-    Node::map([("path", Node::text(path)), ("port", Node::plain(listen.port())), ("scheme", Node::text("HTTP"))])
+    Node::map([("path", Node::text(path)), ("port", Node::plain(listen.port())), ("scheme", Node::text(scheme))])
 }
 
 /// The whole container. `guaranteed`: every other container's limits are its requests.
@@ -84,7 +89,7 @@ pub(super) fn container(found: &Found, options: &Options, guaranteed: bool) -> R
             ("protocol", Node::text("TCP")),
         ]);
         node.set("ports", Node::List(vec![port]));
-        ("httpGet", http_get("/livez", listen))
+        ("httpGet", http_get("/livez", listen, options))
     };
     let times = [("periodSeconds", 10), ("timeoutSeconds", 5), ("failureThreshold", 6)];
     let mut probe = Node::map([check]);

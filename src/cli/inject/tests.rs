@@ -400,3 +400,33 @@ fn an_authority_for_clients_makes_etcd_ask_for_certificates() {
     assert!(told(", --client-cert-auth").contains("ETCD_JANITOR__ETCD__TLS__CERT_FILE"));
     assert!(!told("").contains("ETCD_JANITOR__ETCD__TLS__CERT_FILE"));
 }
+
+#[test]
+fn files_that_are_ordered_are_mounted_and_the_probes_speak_what_the_port_speaks() {
+    let text =
+        pod_of("--listen-client-urls=http://0.0.0.0:2379", "    volumeMounts: [{name: tls, mountPath: /tls}]\n", "");
+    let text = format!("{text}    livenessProbe: {{httpGet: {{path: /livez, port: 2379}}}}\n");
+    let mut options = options();
+    options.move_liveness_probe = true;
+    assert_eq!(injected(&text, &options).matches("scheme: HTTP\n").count(), 2);
+    let order = |file: &str, value: &str| ((file.to_owned()), value.to_owned());
+    options.keys = vec![order("http.tls.cert_file", "/tls/tls.crt"), order("http.tls.key_file", "/tls/tls.key")];
+    let there = injected(&text, &options);
+    assert_eq!(there.matches("scheme: HTTPS\n").count(), 2, "{there}");
+    assert_eq!(there.matches("mountPath: /tls\n").count(), 2, "{there}");
+    for (key, file) in [
+        ("http.bearer_token_file", "/token"),
+        ("etcd.tls.ca_file", "/etc/etcd-janitor/ca.crt"),
+        ("defrag.data_dir", "/data"),
+        ("http.tls.key_file", "/tlskey"),
+    ] {
+        options.keys.push(order(key, file));
+        let said = refusal(&text, &options);
+        assert!(said.contains(&format!("no volume is mounted where {file} lies")) && said.contains(key), "{said}");
+        options.keys.pop();
+    }
+    // The ConfigMap may have more than the configuration.
+    options.config_map = Some("janitor".to_owned());
+    options.keys.push(order("etcd.tls.ca_file", "/etc/etcd-janitor/ca.crt"));
+    injected(&text, &options);
+}
