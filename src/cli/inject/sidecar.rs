@@ -165,6 +165,10 @@ pub(super) fn pairs(found: &Found, options: &Options) -> Vec<(String, String)> {
             None => pairs.push((path.clone(), value.clone())),
         }
     }
+    // What the ConfigMap says is not known here, and the probes must find the port.
+    if options.config_map.is_some() && options.ordered("http.listen").is_none() {
+        pairs.push(("http.listen".to_owned(), LISTEN.to_owned()));
+    }
     pairs
 }
 

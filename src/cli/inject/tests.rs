@@ -430,3 +430,14 @@ fn files_that_are_ordered_are_mounted_and_the_probes_speak_what_the_port_speaks(
     options.keys.push(order("etcd.tls.ca_file", "/etc/etcd-janitor/ca.crt"));
     injected(&text, &options);
 }
+
+#[test]
+fn with_a_config_map_the_probes_find_the_port_all_the_same() {
+    let mut options = options();
+    let listens = |options: &Options| injected(FIXTURES[3].1, options).matches("ETCD_JANITOR__HTTP__LISTEN").count();
+    assert_eq!(listens(&options), 0);
+    options.config_map = Some("janitor".to_owned());
+    assert_eq!(listens(&options), 1);
+    options.keys.push(("http.listen".to_owned(), "[::]:9000".to_owned()));
+    assert_eq!(listens(&options), 1);
+}
