@@ -304,7 +304,14 @@ impl Transformed {
 
     fn summary(&self) -> String {
         let mut lines = Vec::new();
+        let there = |report: &Report| ["injected", "updated", "unchanged"].contains(&report.word);
+        let beside = self.reports.iter().any(there);
         for Report { object, word, notes } in &self.reports {
+            if *word == "beside" {
+                lines.push(format!("{object} skipped"));
+                lines.extend(notes.iter().filter(|_| beside).map(|note| format!("  {note}")));
+                continue;
+            }
             if *word == "skipped" {
                 let why = notes.first().map(|why| format!(": {why}")).unwrap_or_default();
                 lines.push(format!("{object} skipped{why}"));
@@ -316,7 +323,7 @@ impl Transformed {
         lines.extend(self.problems.iter().map(|problem| printable(&problem.to_string())));
         if !self.problems.is_empty() {
             lines.push("nothing was written".to_owned());
-        } else if self.reports.iter().all(|report| report.word == "skipped") {
+        } else if self.reports.iter().all(|report| ["skipped", "beside"].contains(&report.word)) {
             lines.push("nothing was changed".to_owned());
         }
         lines.into_iter().map(|line| line + "\n").collect()

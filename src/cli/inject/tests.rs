@@ -441,3 +441,13 @@ fn with_a_config_map_the_probes_find_the_port_all_the_same() {
     options.keys.push(("http.listen".to_owned(), "[::]:9000".to_owned()));
     assert_eq!(listens(&options), 1);
 }
+
+#[test]
+fn what_stands_beside_etcd_and_matters_to_it_is_told() {
+    let policy = "kind: NetworkPolicy\nmetadata: {name: p}\n";
+    let job = "kind: CronJob\nmetadata: {name: c}\nspec: {args: [etcdctl, defrag]}\n";
+    let other = "kind: CronJob\nmetadata: {name: d}\nspec: {args: [etcdctl, snapshot]}\n";
+    let told = |text: &str| inject_with(text, &options()).summary().matches("attention  i").count();
+    assert_eq!(told(&format!("{policy}---\n{job}---\n{other}---\n{}", pod_of("--name=x", "", ""))), 2);
+    assert_eq!(told(&format!("{policy}---\n{job}")), 0, "there is no etcd beside them");
+}

@@ -104,7 +104,9 @@ fn one(
             return Ok(false);
         }
         _ => {
-            reports.push(Report { object: shown, word: "skipped", notes: Vec::new() });
+            let notes: Vec<String> = beside(&kind, object).into_iter().map(str::to_owned).collect();
+            let word = if notes.is_empty() { "skipped" } else { "beside" };
+            reports.push(Report { object: shown, word, notes });
             return Ok(false);
         }
     };
@@ -115,6 +117,27 @@ fn one(
         *spot = pod;
     }
     Ok(true)
+}
+
+/// What a janitor needs of an object that stands beside its etcd, or has against it.
+fn beside(kind: &str, object: &Node) -> Option<&'static str> {
+    fn says(node: &Node, word: &str) -> bool {
+        match node {
+            Node::Scalar(scalar) => scalar.text.contains(word),
+            Node::List(items) => items.iter().any(|item| says(item, word)),
+            Node::Map(entries) => entries.iter().any(|(_, value)| says(value, word)),
+        }
+    }
+    match kind {
+        "NetworkPolicy" => Some(
+            "attention  if it selects etcd's pods: it must let in the janitors' port (8379) for Prometheus, and 2379 from one \
+             member to the other",
+        ),
+        "CronJob" | "Job" if says(object, "etcdctl") && says(object, "defrag") => {
+            Some("attention  it defragments with etcdctl, which waits for nobody's turn: delete it, or suspend it")
+        }
+        _ => None,
+    }
 }
 
 /// One or two members are not defragmented unless that is allowed.
