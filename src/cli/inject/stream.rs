@@ -1,4 +1,6 @@
-//! A stream of documents, cut where `---` and `...` stand, and put together again byte for byte.
+//! A stream of documents, cut where `---` and `...` stand, or one JSON object ends, and put together again byte for byte.
+
+use serde_json::value::RawValue;
 
 /// One document with its markers and comments; all of them together are the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,34 @@ pub(super) fn cut(stream: &str) -> Vec<Piece<'_>> {
     if at > from {
         pieces.push(Piece { text: &stream[from..at], line: from_line });
     }
+    pieces.into_iter().flat_map(objects).collect()
+}
+
+/// JSON objects that follow each other without a marker, as kubectl takes them and `jq` writes them.
+fn objects(piece: Piece<'_>) -> Vec<Piece<'_>> {
+    let body = piece.text.strip_prefix("---").unwrap_or(piece.text).trim_start();
+    let begin = piece.text.len() - body.len();
+    let mut ends = Vec::new();
+    if body.starts_with('{') {
+        let mut values = serde_json::Deserializer::from_str(body).into_iter::<&RawValue>();
+        while let Some(value) = values.next() {
+            // Whatever else it may be, it is not cut: flow style of YAML looks like JSON.
+            if !value.is_ok_and(|value| value.get().starts_with('{')) {
+                return vec![piece];
+            }
+            ends.push(begin + values.byte_offset());
+        }
+    }
+    // What follows the last one belongs to it.
+    ends.pop();
+    let mut pieces = Vec::new();
+    let (mut from, mut line) = (0, piece.line);
+    for end in ends {
+        let text = &piece.text[from..end];
+        pieces.push(Piece { text, line });
+        (from, line) = (end, line + text.matches('\n').count());
+    }
+    pieces.push(Piece { text: &piece.text[from..], line });
     pieces
 }
 
@@ -103,6 +133,18 @@ mod tests {
         assert_eq!(texts, ["# a\n", "---\nx: 1\n", "--- # b\ny: |\n  ---\n...\n", "\nz: ---x\n", "---\n", "---\n"]);
         assert_eq!(pieces.iter().map(|piece| piece.line).collect::<Vec<_>>(), [1, 2, 4, 8, 10, 11]);
         assert!(pieces[0].is_prologue() && !pieces[3].is_prologue());
+    }
+
+    #[test]
+    fn json_objects_need_no_markers_between_them() {
+        let texts = |stream| cut(stream).into_iter().map(|piece| (piece.text, piece.line)).collect::<Vec<_>>();
+        assert_eq!(
+            texts("---\n{\"a\": {}}\n{}{\"b\": \"}\"}\n"),
+            [("---\n{\"a\": {}}", 1), ("\n{}", 2), ("{\"b\": \"}\"}\n", 3)]
+        );
+        for whole in ["{}\n", "{a: 1}\n", "{}\n[]\n", "{}\nx: 1\n", "[]\n{}\n"] {
+            assert_eq!(texts(whole), [(whole, 1)]);
+        }
     }
 
     #[test]

@@ -451,3 +451,11 @@ fn what_stands_beside_etcd_and_matters_to_it_is_told() {
     assert_eq!(told(&format!("{policy}---\n{job}---\n{other}---\n{}", pod_of("--name=x", "", ""))), 2);
     assert_eq!(told(&format!("{policy}---\n{job}")), 0, "there is no etcd beside them");
 }
+
+#[test]
+fn json_objects_one_after_the_other_are_documents() {
+    let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [{"name": "etcd", "image": "etcd"}]}}"#;
+    let there = injected(&format!("{{\"kind\":  \"Service\"}}\n{pod}\n{{\"kind\":   \"Secret\"}}\n"), &options());
+    assert!(there.starts_with("{\"kind\":  \"Service\"}\n{\"apiVersion\""), "{there}");
+    assert!(there.contains("etcd-janitor/injected") && there.ends_with("\n{\"kind\":   \"Secret\"}\n"), "{there}");
+}
