@@ -88,6 +88,7 @@ def main():
             "Cmd": ["run"],
             "ExposedPorts": {"8379/tcp": {}},
         }
+        check("PATH=/" in (config["config"].get("Env") or []), f"its environment: {config['config'].get('Env')}")
         got = {key: config["config"].get(key) for key in wanted}
         check(got == wanted, f"its configuration: {got}")
         check(config["config"].get("Healthcheck", {}).get("Test") == ["CMD", "/etcd-janitor", "probe", "livez"],
@@ -139,6 +140,11 @@ def main():
         said = subprocess.run([*store, "run", "--isolation", "chroot", made.stdout.strip(), "--", "/etcd-janitor",
                                "config", "check"], capture_output=True, text=True, check=False)
         check(said.returncode == 0 and "defrag" in said.stdout, f"runs in buildah: {said.stderr.strip() or 'config check'}")
+        # As operators call it.
+        said = subprocess.run([*store, "run", "--isolation", "chroot", made.stdout.strip(), "--", "etcd-janitor", "--version"],
+                              capture_output=True, text=True, check=False)
+        check(said.returncode == 0 and said.stdout.startswith("etcd-janitor "),
+              f"by its name alone, too: {said.stdout.strip()}{said.stderr.strip()}")
         subprocess.run([*store, "rm", "--all"], stdout=subprocess.DEVNULL, check=False)
 
         linked = scratch / "linked"
