@@ -73,13 +73,15 @@ fn expression(alert: &str) -> String {
 #[test]
 fn alerts_fire_when_they_should_and_not_otherwise() {
     promtool(&["check", "rules", "deploy/prometheus/rules.yaml"]);
-    promtool(&["test", "rules", "tests/deploy/prometheus/alerts.yaml", "tests/deploy/prometheus/days.yaml"]);
+    promtool(&["check", "rules", "tests/deploy/prometheus/mixin.yaml"]);
+    let tests = ["alerts", "days", "weeks"].map(|name| format!("tests/deploy/prometheus/{name}.yaml"));
+    promtool(&["test", "rules", &tests[0], &tests[1], &tests[2]]);
 }
 
 #[test]
 fn every_alert_is_seen_to_fire_and_to_be_silent() {
     let days = read("tests/deploy/prometheus/days.yaml");
-    let tests = read("tests/deploy/prometheus/alerts.yaml") + &days;
+    let tests = read("tests/deploy/prometheus/alerts.yaml") + &days + &read("tests/deploy/prometheus/weeks.yaml");
     let (_, well) = days.split_once("for three days").expect("the test of janitors that are well");
     let (well, _) = well.split_once("- name:").expect("a test after it");
     let series = metrics_in(well);
@@ -119,6 +121,38 @@ fn alerts_and_dashboard_ask_only_for_what_is_exported() {
         let unknown: Vec<_> = used.difference(&exported).collect();
         assert!(unknown.is_empty(), "{file}: {unknown:?} are not exported (docs/metrics.md)");
     }
+}
+
+/// Alertmanager silences by names and labels of etcd's mixin: a name that is not there silences nothing, and a label that is
+/// missing on both sides counts as equal, so that by `pod` an alert without one would be silent for no defrag at all.
+#[test]
+fn what_is_inhibited_is_the_mixins_and_has_the_labels() {
+    let mixin = read("tests/deploy/prometheus/mixin.yaml");
+    let text = read("deploy/prometheus/alertmanager.yaml");
+    let (_, rules) = text.split_once("inhibit_rules:").expect("rules");
+    let mut names = 0;
+    for rule in rules.split("  - source_matchers:").skip(1) {
+        let by_pod = rule.contains("equal: [namespace, pod]");
+        assert!(by_pod || rule.contains("equal: [namespace]"), "{rule}");
+        let targets = rule.split("target_matchers:").nth(1).expect("targets");
+        // What follows are comments, also of the next rule.
+        let targets = targets.split("    equal:").next().unwrap_or_default();
+        for name in targets.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with("etcd")) {
+            let mut there =
+                mixin.split("      - alert: ").filter(|alert| alert.lines().next() == Some(name)).peekable();
+            assert!(there.peek().is_some(), "{name} is not in tests/deploy/prometheus/mixin.yaml");
+            for alert in there {
+                let has_pod = !expression(alert).contains("without (instance, pod)");
+                // By namespace alone one member's defrag would silence what is said of another.
+                assert!(
+                    has_pod == by_pod || !rule.contains("EtcdJanitorDefragInProgress"),
+                    "{name}: has_pod {has_pod}"
+                );
+            }
+            names += 1;
+        }
+    }
+    assert!(names > 5, "the names were not found");
 }
 
 /// etcd's mixin takes every job with "etcd" in its name for etcd's own members.
@@ -224,6 +258,20 @@ fn the_chart_has_the_same_rules_and_dashboard() {
         let copy = format!("deploy/helm/etcd-janitor/files/{chart}");
         assert!(read(&format!("deploy/{ours}")) == read(&copy), "cp deploy/{ours} {copy}");
     }
+}
+
+/// The object for the Prometheus operator is rules.yaml, below a `spec`.
+#[test]
+fn the_rules_for_the_operator_are_the_same() {
+    let groups = |text: &str| text[text.find("groups:\n").expect("groups")..].to_owned();
+    let rules = groups(&read("deploy/prometheus/rules.yaml"));
+    let indented: Vec<_> =
+        rules.lines().map(|line| if line.is_empty() { line.to_owned() } else { format!("  {line}") }).collect();
+    let object = groups(&read("deploy/prometheus/prometheusrule.yaml"));
+    assert!(
+        object.trim_end() == indented.join("\n").trim(),
+        "prometheusrule.yaml: rules.yaml from `groups:` on, two spaces in"
+    );
 }
 
 /// The pages of deploy/ name files; each must be there.
