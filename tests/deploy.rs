@@ -274,7 +274,50 @@ fn the_rules_for_the_operator_are_the_same() {
     );
 }
 
-/// The pages of deploy/ name files; each must be there.
+/// A release changes the version in Cargo.toml; whoever applies what lies here must get that one.
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = read("deploy/helm/etcd-janitor/Chart.yaml");
+    for key in ["version", "appVersion"] {
+        assert!(chart.lines().any(|line| line == format!("{key}: {version}")), "Chart.yaml: {key} is not {version}");
+    }
+    let (mut images, mut folders) = (0, vec![root().join("deploy"), root().join("docs")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("text");
+            let tags = text.split("/etcd-janitor:").skip(1);
+            let tags = tags.chain(
+                text.split("newName: registry.example/etcd-janitor")
+                    .skip(1)
+                    .filter_map(|rest| rest.split_once("newTag: ").map(|(_, tag)| tag)),
+            );
+            for tag in tags {
+                let tag = tag.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').next().unwrap_or_default();
+                // The next release, in the page that tells how it is made.
+                if tag.starts_with(|c: char| c.is_ascii_digit()) && !path.ends_with("docs/release.md") {
+                    assert_eq!(tag, version, "{}", path.display());
+                    images += 1;
+                }
+            }
+        }
+    }
+    assert!(images > 5, "the images were not found");
+}
+
+/// GitHub's name for a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The pages of deploy/ name files and headings; each must be there.
 #[test]
 fn links_in_the_pages_lead_somewhere() {
     for page in ["deploy/README.md", "docs/release.md"] {
@@ -282,12 +325,21 @@ fn links_in_the_pages_lead_somewhere() {
         let folder = Path::new(page).parent().expect("a folder");
         let mut links = 0;
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if file.is_empty() || file.contains("://") {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            if file.contains("://") {
                 continue;
             }
             links += 1;
-            assert!(root().join(folder).join(file).exists(), "{page}: {link} leads nowhere");
+            let to = if file.is_empty() { root().join(page) } else { root().join(folder).join(file) };
+            assert!(to.exists(), "{page}: {link} leads nowhere");
+            if !heading.is_empty() {
+                let there = std::fs::read_to_string(&to).expect("a page");
+                let mut headings = there.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|line| anchor(line.trim_start_matches('#')) == heading),
+                    "{page}: no heading for {link}"
+                );
+            }
         }
         assert!(links > 0, "{page}: no links were found");
     }
