@@ -61,7 +61,7 @@ def add(document, path, value):
     """The one operation of a JSON patch that the policy uses."""
     *way, last = path.strip("/").split("/")
     for step in way:
-        document = document[step]
+        document = document[int(step) if isinstance(document, list) else step]
     if last == "-":
         document.append(value)
     else:
@@ -95,7 +95,9 @@ def main():
     for there in (pod("native", initContainers=[FIRST, janitor]), pod("plain", containers=[CONTAINER, janitor])):
         assert admit(policy, params, there) is None, f"{there['metadata']['name']}: it has a janitor already"
     changed = []
-    for document in (pod("least"), pod("both", initContainers=[FIRST], volumes=[DATA]), pod("volume", volumes=[DATA])):
+    root = {"securityContext": {"runAsUser": 0, "fsGroup": 10001}}
+    for document in (pod("least"), pod("both", initContainers=[FIRST], volumes=[DATA]), pod("volume", volumes=[DATA]),
+                     pod("root", **root), pod("root-both", initContainers=[FIRST], **root)):
         after = admit(policy, params, document)
         assert after is not None, f"{document['metadata']['name']} is left without a janitor"
         for key in ("initContainers", "volumes"):

@@ -61,7 +61,7 @@ def janitors(spec):
                 yield container, native
 
 
-def judge_container(container, native, beside_etcd):
+def judge_container(container, native, beside_etcd, pods_user):
     need(not native or container.get("restartPolicy") == "Always", "an init container that is no sidecar never ends")
     # A probe that needs etcd holds etcd back; readiness is the whole pod's.
     for probe in ("startupProbe", "readinessProbe"):
@@ -80,12 +80,23 @@ def judge_container(container, native, beside_etcd):
     need(security.get("seccompProfile", {}).get("type") == "RuntimeDefault", "seccompProfile")
     if beside_etcd:
         need(security.get("runAsNonRoot") is True, "runAsNonRoot")
-        need(container["lifecycle"]["preStop"]["exec"]["command"] == ["/etcd-janitor", "quiesce"], "preStop")
-        names = {variable["name"] for variable in container.get("env", [])}
-        need("ETCD_JANITOR__ETCD__MEMBER_NAME" in names, "without member_name a load balancer is not noticed")
+        # The image's own is not asked where the pod says one: the kubelet would refuse to start it, and etcd waits for it.
+        need(security.get("runAsUser", pods_user) != 0, "runAsNonRoot as root: it never starts, and neither does etcd")
+    need(container["lifecycle"]["preStop"]["exec"]["command"] == ["/etcd-janitor", "quiesce"], "preStop")
+    names = {variable["name"] for variable in container.get("env", [])}
+    need("ETCD_JANITOR__ETCD__MEMBER_NAME" in names, "without member_name a load balancer is not noticed")
+    need({"POD_NAME", "POD_NAMESPACE"} <= names, "POD_NAME and POD_NAMESPACE: it is told apart by them")
     for mount in container.get("volumeMounts", []):
         need(mount.get("readOnly") is True, f"{mount['mountPath']} is writable")
         need("subPath" not in mount, f"{mount['mountPath']}: what is mounted by subPath never changes")
+
+
+def judge_probes(spec):
+    """Of two handlers in one probe the API server refuses the pod, which no schema says."""
+    for container in [*spec.get("initContainers", []), *spec.get("containers", [])]:
+        for name in ("livenessProbe", "readinessProbe", "startupProbe"):
+            kinds = {"exec", "httpGet", "tcpSocket", "grpc"} & set(container.get(name, {}))
+            need(name not in container or len(kinds) == 1, f"{container['name']}: {name} by {sorted(kinds)}")
 
 
 def judge_config(program, text):
@@ -109,9 +120,10 @@ def judge(program, documents):
             spec = POD_SPECS[document["kind"]](document)
             volumes = {volume["name"] for volume in spec.get("volumes", [])}
             volumes |= {claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])}
+            judge_probes(spec)
             beside = document["kind"] != "DaemonSet" and not spec.get("hostNetwork")
             for container, native in janitors(spec):
-                judge_container(container, native, beside)
+                judge_container(container, native, beside, spec.get("securityContext", {}).get("runAsUser"))
                 for mount in container.get("volumeMounts", []):
                     need(mount["name"] in volumes, f"no volume {mount['name']}")
                 found += 1
