@@ -65,10 +65,17 @@ bitnami() {
     judge "$name" 1 <"$scratch/$name.out"
 }
 bitnami bitnami-default -- 'value: 125s' 'value: /opt/bitnami/etcd/secrets/etcd-root-password'
-bitnami bitnami-tls --set auth.client.secureTransport=true,auth.client.enableAuthentication=true -- \
+# That chart's probe is a command with TLS.
+bitnami bitnami-tls --set auth.client.secureTransport=true,auth.client.enableAuthentication=true -- 'value: 120s' \
     'value: e-etcd-0.e-etcd-headless.default.svc.cluster.local' 'value: /opt/bitnami/etcd/certs/client/ca.crt' \
     'value: /opt/bitnami/etcd/certs/client/key.pem'
 bitnami bitnami-open --set auth.rbac.create=false,livenessProbe.enabled=false -- 'value: 0s'
+bitnami bitnami-authority --set auth.client.secureTransport=true,auth.client.caFilename=ca.pem -- \
+    'value: /opt/bitnami/etcd/certs/client/ca.pem' 'value: /opt/bitnami/etcd/certs/client/key.pem'
+bitnami bitnami-root --set podSecurityContext.runAsUser=0 -- 'runAsUser: 65532'
+bitnami bitnami-probe --set customLivenessProbe.httpGet.path=/livez,customLivenessProbe.timeoutSeconds=7 -- 'value: 27s'
+bitnami bitnami-probe-command --set 'customLivenessProbe.exec.command={x},customLivenessProbe.failureThreshold=2' -- 'value: 10s'
+bitnami bitnami-probe-tcp --set customLivenessProbe.tcpSocket.port=2379 -- 'value: 0s'
 for wrong in auth.client.secureTransport=true,auth.client.useAutoTLS=true usePasswordFiles=false; do
     if helm template e tests/deploy/bitnami -f deploy/helm/bitnami-etcd.yaml --set "$wrong" >"$scratch/wrong" 2>&1; then
         say "$wrong was taken"
