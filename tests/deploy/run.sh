@@ -108,9 +108,26 @@ say "admission policy, static pod, DaemonSet"
 judge admission-policy 0 <deploy/admission/policy.yaml
 judge admission-params 0 <deploy/admission/params.yaml
 # These two work on the host itself: its network, its keys, root. trivy objects to each, and is right for anything else.
-kubectl patch --local -f tests/deploy/kubeadm/etcd.yaml --type strategic -o yaml \
-    --patch-file 'deploy/kubeadm/etcd0+strategic.yaml' >"$scratch/kubeadm.yaml"
-"$python" tests/deploy/manifests.py kubeadm "$janitor" "$scratch/kubeadm.yaml" 1
+# As the page tells it, in another folder than /etc/kubernetes: in, in with a patch that fails, and out again.
+told() {
+    awk -v wanted="$1" '/^## /{on = /kubeadm/} /^```/{if (!inside) {at += on} inside = !inside; next} on && inside && at == wanted' \
+        deploy/README.md | sed "s|/etc/kubernetes|$scratch/kubernetes|g"
+}
+manifest=$scratch/kubernetes/manifests/etcd.yaml
+install -D -m 644 tests/deploy/kubeadm/etcd.yaml "$manifest"
+told 1 | bash
+"$python" tests/deploy/manifests.py kubeadm "$janitor" "$manifest" 1
+cp "$manifest" "$scratch/with"
+if told 1 | sed 's|patch-file |patch-file no/such/|' | bash >"$scratch/said" 2>&1 || ! cmp -s "$manifest" "$scratch/with"; then
+    say "a patch that fails is not noticed, or takes etcd's manifest along"
+    exit 1
+fi
+told 2 | bash
+"$python" -c 'import sys, yaml
+before, after = (yaml.safe_load(open(name)) for name in sys.argv[1:])
+after["metadata"].pop("creationTimestamp", None)
+after.pop("status", None)
+assert before == after, after' tests/deploy/kubeadm/etcd.yaml "$manifest"
 "$python" tests/deploy/manifests.py daemonset "$janitor" deploy/daemonset/daemonset.yaml 1
 
 say "the image"
