@@ -121,7 +121,7 @@ image: build ## pack target/release/etcd-janitor into an image, in target/image
 .PHONY: deploy-test
 deploy-test: tools build ## judge the image and all of deploy/ by the tools that operators have
 	scripts/deploy-tools.sh
-	tests/deploy/run.sh
+	tests/deploy/run.sh image
 	cargo test --locked --test alerting --test browser -- --ignored
 
 .PHONY: check

@@ -78,6 +78,13 @@ if ! have promtool && [ ! -x "$tools/bin/promtool" ]; then
     fi
 fi
 
+# helm, kubectl and the schemas of Kubernetes: manifests are judged in every run.
+if [ "$(uname -m)" = x86_64 ]; then
+    scripts/deploy-tools.sh manifests
+else
+    say "tests/deploy.rs needs helm, kubectl and kubernetes-validate, which are fetched on x86-64 only"
+fi
+
 # Optional: with it the release build is static.
 if ! have musl-gcc; then
     if can_install; then

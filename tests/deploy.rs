@@ -1,6 +1,6 @@
-//! What is in `deploy/`, as far as that can be judged without Kubernetes' tools (`make deploy-test` has those): alerts fire
-//! when they should and not otherwise, dashboards keep the rules of Grafana's linter, and neither asks for a metric that
-//! does not exist.
+//! What is in `deploy/`: alerts fire when they should and not otherwise, dashboards keep the rules of Grafana's linter, neither
+//! asks for a metric that does not exist, and what is rendered is what Kubernetes takes. The image, and what scanners say, is in
+//! `make deploy-test`.
 
 #![allow(clippy::disallowed_methods, reason = "tests spawn and read as they like")]
 
@@ -308,6 +308,18 @@ fn the_version_is_the_same_everywhere() {
         }
     }
     assert!(images > 5, "the images were not found");
+}
+
+/// What needs no image, with the tools that `make tools` brings: rendered by kustomize, helm, the admission policy and
+/// `inject`, and judged by the schemas of three releases of Kubernetes.
+#[test]
+fn what_is_rendered_is_what_kubernetes_takes() {
+    let program = env!("CARGO_BIN_EXE_etcd-janitor");
+    let output = Command::new(root().join("tests/deploy/run.sh")).args(["manifests", program]).output();
+    let output = output.expect("tests/deploy/run.sh starts");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("deploy-test: all well"), "{said}");
 }
 
 /// GitHub's name for a heading.

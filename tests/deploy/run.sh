@@ -1,28 +1,37 @@
 #!/usr/bin/env bash
-# `make deploy-test`: everything in deploy/, and the image, judged by the tools
-# that operators have. What needs no such tool is in tests/deploy.rs.
+# Everything in deploy/, and the image, judged by the tools that operators have.
+#
+#   tests/deploy/run.sh manifests [PROGRAM]   what is rendered; also in the normal run (tests/deploy.rs)
+#   tests/deploy/run.sh image [PROGRAM]       the same by trivy and amtool, the Dockerfile and the image: make deploy-test
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export PATH=$PWD/.cache/tools/deploy/bin:$PATH
+export PATH=$PWD/.cache/tools/deploy/bin:$PATH:$PWD/.cache/tools/bin
 
 say() { printf '\ndeploy-test: %s\n' "$*"; }
 
-say "the Dockerfile"
-hadolint Dockerfile
-trivy config --quiet --skip-check-update --skip-version-check --exit-code 1 Dockerfile
-
+part=${1:?manifests or image}
+janitor=$(realpath "${2:-target/release/etcd-janitor}")
 python=$PWD/.cache/tools/deploy/python/bin/python
-janitor=$PWD/target/release/etcd-janitor
+for tool in kubectl helm promtool "$python"; do
+    command -v "$tool" >/dev/null || { say "$tool is missing: make tools"; exit 1; }
+done
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+
+if [ "$part" = image ]; then
+    say "the Dockerfile"
+    hadolint Dockerfile
+    trivy config --quiet --skip-check-update --skip-version-check --exit-code 1 Dockerfile
+fi
 
 # What an operator's own rules would say first. Not KSV-0125: which registries are trusted is not ours to know.
 printf 'KSV-0125\n' >"$scratch/trivyignore"
 
-# judge NAME COUNT: the manifests on standard input, by schemas, by our own rules and by trivy.
+# judge NAME COUNT: the manifests on standard input, by schemas and by our own rules; by trivy, too, where that is there.
 judge() {
     cat >"$scratch/$1.yaml"
-    "$python" tests/deploy/manifests.py "$1" "$janitor" "$scratch/$1.yaml" "$2"
+    "$python" tests/deploy/manifests.py "$1" "$janitor" "$scratch/$1.yaml" "$2" || return 1
+    [ "$part" = image ] || return 0
     trivy config --quiet --skip-check-update --skip-version-check --ignorefile "$scratch/trivyignore" \
         --severity MEDIUM,HIGH,CRITICAL --exit-code 1 "$scratch/$1.yaml" >"$scratch/trivy" || { cat "$scratch/trivy"; exit 1; }
 }
@@ -96,12 +105,27 @@ for manifest in bitnami.yaml bitnami-tls.yaml cert-manager.yaml etcd-io.yaml lis
     done
 done
 
+for options in '--config-map janitor' '--password-secret etcd/password' '--move-liveness-probe --plain' \
+    '--config-map janitor --password-secret etcd/password --move-liveness-probe'; do
+    # shellcheck disable=SC2086 # several options are several words
+    "$janitor" inject --image registry.example/etcd-janitor:1 $options tests/inject/etcd-io.yaml >"$scratch/injected" \
+        2>"$scratch/summary" || { cat "$scratch/summary"; exit 1; }
+    "$python" tests/deploy/manifests.py "inject $options" "$janitor" "$scratch/injected" 1
+done
+
 say "prometheus"
-amtool check-config deploy/prometheus/alertmanager.yaml
+[ "$part" = manifests ] || amtool check-config deploy/prometheus/alertmanager.yaml
 # Debian's Prometheus is built without Kubernetes: the rest of the entry is judged with a target in its place.
 sed '/kubernetes_sd_configs:/,/role: pod/c\    static_configs: [{ targets: ["localhost:8379"] }]' deploy/prometheus/scrape.yaml >"$scratch/scrape.yaml"
 promtool check config --lint=all "$scratch/scrape.yaml"
 judge podmonitor 0 <deploy/prometheus/podmonitor.yaml
+judge prometheusrule 0 <deploy/prometheus/prometheusrule.yaml
+# A field that is misspelt would be taken by the API server, and ignored.
+if sed 's/portNumber:/portnumber:/' deploy/prometheus/podmonitor.yaml | judge typo 0 >"$scratch/typo" 2>&1; then
+    say "a misspelt field of a PodMonitor was taken"
+    exit 1
+fi
+grep -q 'portnumber: no such field' "$scratch/typo"
 
 say "admission policy, static pod, DaemonSet"
 "$python" tests/deploy/admission.py | judge admission 5
@@ -130,7 +154,9 @@ after.pop("status", None)
 assert before == after, after' tests/deploy/kubeadm/etcd.yaml "$manifest"
 "$python" tests/deploy/manifests.py daemonset "$janitor" deploy/daemonset/daemonset.yaml 1
 
-say "the image"
-tests/deploy/image.py target/release/etcd-janitor
+if [ "$part" = image ]; then
+    say "the image"
+    tests/deploy/image.py "$janitor"
+fi
 
 say "all well"
