@@ -157,6 +157,8 @@ assert before == after, after' tests/deploy/kubeadm/etcd.yaml "$manifest"
 if [ "$part" = image ]; then
     say "the image"
     tests/deploy/image.py "$janitor"
+    say "what the Dockerfile's first stage builds"
+    tests/deploy/context.sh
 fi
 
 say "all well"
