@@ -8,12 +8,17 @@ tools_dir := $(CURDIR)/.cache/tools
 machine := $(shell uname -m)
 musl_target := $(machine)-unknown-linux-musl
 musl_libdir := $(shell rustc --print target-libdir --target $(musl_target) 2>/dev/null)
-# Static wherever it can be: one file that runs beside any etcd, in any image.
-static := $(if $(and $(wildcard $(musl_libdir)),$(shell command -v musl-gcc)),yes)
+# Static wherever it can be: one file that runs beside any etcd, in any image. With musl, or else with glibc's own archive.
+musl := $(and $(wildcard $(musl_libdir)),$(shell command -v musl-gcc))
+glibc := $(wildcard $(shell cc -print-file-name=libc.a 2>/dev/null))
+static_target := $(if $(musl),$(musl_target),$(if $(glibc),$(machine)-unknown-linux-gnu))
 
 # Paths of this machine stay out of the program: the same commit is the same bytes wherever it is built.
 cargo_home := $(or $(CARGO_HOME),$(HOME)/.cargo)
-no_paths := target.$(musl_target).rustflags=["--remap-path-prefix=$(CURDIR)=/src","--remap-path-prefix=$(cargo_home)=/cargo"]
+flags := "--remap-path-prefix=$(CURDIR)=/src","--remap-path-prefix=$(cargo_home)=/cargo"
+# musl's target is static by itself.
+flags += $(if $(musl),,,"-Ctarget-feature=+crt-static")
+static_flags := target.$(static_target).rustflags=[$(flags)]
 
 # Where there is no protoc, one of our own is built; scripts/tools.sh does the same.
 protoc := $(shell command -v protoc)
@@ -37,17 +42,17 @@ tools: ## install what building and testing need; fetch the etcd releases
 
 .PHONY: build
 build: ## build target/release/etcd-janitor, static where possible
-ifeq ($(static),yes)
+ifneq ($(static_target),)
 	CC_$(subst -,_,$(musl_target))=musl-gcc \
-		cargo build --locked --release --bins --target $(musl_target) --config '$(no_paths)'
+		cargo build --locked --release --bins --target $(static_target) --config '$(static_flags)'
 	@mkdir -p target/release
-	@for program in target/$(musl_target)/release/*; do \
+	@for program in target/$(static_target)/release/*; do \
 		if [ -f "$$program" ] && [ -x "$$program" ]; then install -m 755 "$$program" target/release/; fi; \
 	done
-	@echo "target/release/etcd-janitor is static"
+	@echo "target/release/etcd-janitor is static, with $(if $(musl),musl,glibc: for musl, musl-gcc and 'rustup target add $(musl_target)')"
 else
 	cargo build --locked --release --bins
-	@echo "target/release/etcd-janitor is not static: that takes musl-gcc and 'rustup target add $(musl_target)'"
+	@echo "target/release/etcd-janitor is not static: that takes musl-gcc and 'rustup target add $(musl_target)', or glibc's libc.a"
 endif
 
 ifeq ($(protoc),)
