@@ -40,7 +40,7 @@ impl Crowd {
 /// What the accept loop may know of a connection.
 pub(super) struct Mark {
     crowd: Arc<Crowd>,
-    /// 0 while a complete request is being answered; otherwise the tick since which one is awaited.
+    /// 0 while a complete request is being answered; otherwise the tick since which one, or somebody else, is awaited.
     waiting: AtomicU64,
     /// After this the connection is closed, whatever it does.
     deadline: Mutex<Instant>,
@@ -61,6 +61,11 @@ impl Mark {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait(&self) {
+        self.waiting.store(self.crowd.tick(), Ordering::Relaxed);
+        self.crowd.waits.notify_one();
+    }
+
     fn answer(self: &Arc<Self>, deadline: Instant) -> Answering {
         self.waiting.store(0, Ordering::Relaxed);
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
@@ -73,8 +78,29 @@ struct Answering(Arc<Mark>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.waiting.store(self.0.crowd.tick(), Ordering::Relaxed);
-        self.0.crowd.waits.notify_one();
+        self.0.wait();
+    }
+}
+
+/// For a handler that waits for others: as long as it does, its connection may be closed to make room for one that can be
+/// answered.
+#[derive(Clone)]
+pub(super) struct Patience(Arc<Mark>);
+
+impl Patience {
+    /// Waits for `others`.
+    pub(super) async fn wait_for<T>(&self, others: impl Future<Output = T>) -> T {
+        self.0.wait();
+        let _answers_again = AnswersAgain(&self.0);
+        others.await
+    }
+}
+
+struct AnswersAgain<'a>(&'a Mark);
+
+impl Drop for AnswersAgain<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.store(0, Ordering::Relaxed);
     }
 }
 
@@ -144,12 +170,14 @@ async fn speak(
     let answering = mark.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let answering = answering.answer(Instant::now() + state.limits.response);
+        let patience = Patience(answering.0.clone());
         let (router, state) = (router.clone(), state.clone());
         async move {
             // hyper answers sixteen requests of a pipeline before it lets others go on; a crowd of such clients would keep
             // a probe waiting for seconds.
             tokio::task::yield_now().await;
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(patience);
             let response = routes::answer(router, &state, request.map(Body::new)).await;
             Ok::<_, Infallible>(response.map(|body| Answer { body, _answering: answering }))
         }

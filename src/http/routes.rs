@@ -16,11 +16,12 @@ use chrono::{TimeDelta, Utc};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tower_service::Service;
 
+use super::connection::Patience;
 use super::health::{Check, Heartbeat, Probes, report};
-use super::{Access, Command, EtcdProbe, Limits, Metrics, Options, Transport, metrics, page};
+use super::{Access, Command, EtcdProbe, Limits, Metrics, Options, ProbeAnswer, Transport, metrics, page};
 use crate::plan::record::RoundRecord;
 use crate::plan::snapshot::Snapshot;
 
@@ -38,6 +39,8 @@ pub(super) struct State {
     probes: Probes,
     commands: mpsc::Sender<Command>,
     look_wanted: Arc<Notify>,
+    /// For requests that wait for etcd: if all connections did, nobody else would be heard meanwhile.
+    waiting: Semaphore,
 }
 
 impl State {
@@ -52,6 +55,7 @@ impl State {
             heartbeat: options.heartbeat,
             commands: options.commands,
             look_wanted: options.look_wanted,
+            waiting: Semaphore::new((options.max_connections / 4).max(1)),
         }
     }
 
@@ -73,12 +77,23 @@ impl State {
         if age.is_some_and(|age| age >= TimeDelta::zero() && age < FRESH) {
             return known;
         }
+        let Ok(_permit) = self.waiting.try_acquire() else { return self.snapshot() };
         self.look_wanted.notify_one();
         let mut snapshots = self.snapshot.clone();
         let newer = snapshots.wait_for(|snapshot| snapshot.looked_at != before);
         // Late or never: its age is shown beside it.
         let _ = tokio::time::timeout(self.limits.look, newer).await.map(|found| found.map(drop));
         self.snapshot()
+    }
+
+    /// What etcd says of itself. Of a crowd that asks while etcd is slow to answer, all but a few may be closed to make
+    /// room. None is refused: the kubelet, which may be among them, would take that for etcd's answer.
+    async fn ask_etcd(&self, probe: EtcdProbe, patience: &Patience) -> ProbeAnswer {
+        let answer = self.probes.ask(probe);
+        match self.waiting.try_acquire() {
+            Ok(_permit) => answer.await,
+            Err(_) => patience.wait_for(answer).await,
+        }
     }
 
     /// What a new connection speaks.
@@ -175,15 +190,23 @@ async fn readyz(Of(state): Of<Arc<State>>, Query(query): Pairs) -> Response {
     reported(report("readyz", &[Check::new("ping", None), Check::new("config", problem)], &query))
 }
 
-async fn etcd_livez(Of(state): Of<Arc<State>>, Query(query): Pairs) -> Response {
-    let etcd = Check::of_etcd(state.probes.ask(EtcdProbe::Livez).await);
+async fn etcd_livez(
+    Of(state): Of<Arc<State>>,
+    Extension(patience): Extension<Patience>,
+    Query(query): Pairs,
+) -> Response {
+    let etcd = Check::of_etcd(state.ask_etcd(EtcdProbe::Livez, &patience).await);
     reported(report("etcd/livez", &[etcd], &query))
 }
 
-async fn etcd_readyz(Of(state): Of<Arc<State>>, Query(query): Pairs) -> Response {
+async fn etcd_readyz(
+    Of(state): Of<Arc<State>>,
+    Extension(patience): Extension<Patience>,
+    Query(query): Pairs,
+) -> Response {
     let draining = state.snapshot().draining;
     let problem = draining.then(|| "clients are asked to leave before a defrag".to_owned());
-    let etcd = Check::of_etcd(state.probes.ask(EtcdProbe::Readyz).await);
+    let etcd = Check::of_etcd(state.ask_etcd(EtcdProbe::Readyz, &patience).await);
     reported(report("etcd/readyz", &[Check::new("drain", problem), etcd], &query))
 }
 
@@ -232,6 +255,7 @@ async fn history(Of(state): Of<Arc<State>>) -> Response {
 async fn quiesce(
     Of(state): Of<Arc<State>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(patience): Extension<Patience>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -242,7 +266,12 @@ async fn quiesce(
     if headers.contains_key(header::ORIGIN) {
         return plain(StatusCode::FORBIDDEN, "not from a browser\n");
     }
-    if axum::body::to_bytes(body, state.limits.body_bytes).await.is_err() {
+    // Somebody else's request that a proxy of the pod brought here is not from inside.
+    if FORWARDED.iter().any(|name| headers.contains_key(name)) {
+        return plain(StatusCode::FORBIDDEN, "not through a proxy\n");
+    }
+    // A request without its body is no complete one.
+    if patience.wait_for(axum::body::to_bytes(body, state.limits.body_bytes)).await.is_err() {
         return plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or incomplete\n");
     }
     match state.commands.try_send(Command::Quiesce) {
@@ -253,6 +282,9 @@ async fn quiesce(
         Err(TrySendError::Closed(_)) => plain(StatusCode::SERVICE_UNAVAILABLE, "the janitor is stopping\n"),
     }
 }
+
+/// What proxies add to a request.
+const FORWARDED: [HeaderName; 3] = [header::VIA, header::FORWARDED, HeaderName::from_static("x-forwarded-for")];
 
 /// Exactly 127.0.0.1 and ::1. Not `is_loopback`: Istio hands traffic from outside the pod over from 127.0.0.6.
 fn is_local(ip: IpAddr) -> bool {

@@ -60,7 +60,7 @@ impl Server {
         let mut warned: Option<Instant> = None;
 
         loop {
-            // Full of requests being answered, each bounded in time: the kernel's queue waits meanwhile.
+            // Full of requests being answered, which takes no time of others: the kernel's queue waits meanwhile.
             let full = open.marks.len() >= max_connections && open.longest_waiting().is_none();
             tokio::select! {
                 () = stop.cancelled() => break,

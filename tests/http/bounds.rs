@@ -242,7 +242,7 @@ async fn a_returning_crowd_does_not_keep_a_probe_out() {
     }
 }
 
-/// A connection whose request is being answered is never the one that goes, and a full house of them is waited for.
+/// A connection whose request is being answered is not the one that goes, also where the answer takes its time.
 #[tokio::test]
 async fn a_request_under_way_is_not_thrown_out() {
     let etcd = Arc::new(|_| {
@@ -252,7 +252,7 @@ async fn a_request_under_way_is_not_thrown_out() {
         }
         .boxed()
     });
-    let running = Setup { max_connections: 4, etcd, ..Setup::default() }.start(sample::unknown()).await;
+    let running = Setup { max_connections: 16, etcd, ..Setup::default() }.start(sample::unknown()).await;
     let slow = join_all((0..4).map(|_| running.get("/etcd/livez")));
     let crowd = async {
         sleep(Duration::from_millis(300)).await;
@@ -262,6 +262,39 @@ async fn a_request_under_way_is_not_thrown_out() {
     let (slow, (_crowd, probe)) = tokio::join!(slow, crowd);
     assert!(slow.iter().all(|answer| answer.status == 200));
     assert_eq!(probe.status, 200);
+}
+
+/// A full house of requests that wait for others, for a frozen etcd, a look or a body that never comes, keeps no probe out;
+/// and each of those that are kept is answered as it would be alone.
+#[tokio::test]
+async fn a_crowd_of_slow_requests_does_not_keep_a_probe_out() {
+    let frozen = || Arc::new(|_| async { std::future::pending().await }.boxed());
+    for (request, status) in [
+        ("GET /etcd/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 503),
+        ("GET /etcd/readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 503),
+        ("GET /api/v1/status?fresh HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        ("POST /api/v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", 408),
+    ] {
+        // Nobody answers before the probes must have been.
+        let limits = Limits { etcd_probe: FOREVER / 3, look: FOREVER / 3, request: FOREVER / 2, ..Limits::default() };
+        let limits = Limits { response: FOREVER, ..limits };
+        let running = Setup { limits, etcd: frozen(), ..Setup::default() }.start(sample::unknown()).await;
+        let crowd = join_all((0..64).map(|_| running.send(request.as_bytes())));
+        let probes = async {
+            sleep(Duration::from_millis(500)).await;
+            let began = Instant::now();
+            for _ in 0..8 {
+                assert_eq!(running.get("/livez").await.status, 200);
+            }
+            began.elapsed()
+        };
+        let (answers, took) = tokio::join!(crowd, probes);
+        println!("8 probes through 64 of {request:.30} took {took:?}");
+        assert!(took < FOREVER / 4, "{request:.30}: {took:?}");
+        let answered: Vec<_> = answers.iter().filter(|answer| !answer.is_empty()).collect();
+        assert!(answered.len() >= 64 - 8, "{} of 64: no more go than have to", answered.len());
+        assert!(answered.iter().all(|answer| Answer::parse(answer).status == status), "{request:.30}");
+    }
 }
 
 #[tokio::test]

@@ -182,6 +182,9 @@ async fn quiesce_is_taken_from_the_pod_only() {
     assert!(running.commands.try_recv().is_err());
     let browser = format!("{post}Origin: http://example.com\r\n");
     assert_eq!(running.request(&browser, "").await.status, 403);
+    for forwarded in ["Via: 1.1 proxy", "Forwarded: for=10.0.0.1", "X-Forwarded-For: 10.0.0.1"] {
+        assert_eq!(running.request(&format!("{post}{forwarded}\r\n"), "").await.status, 403, "{forwarded}");
+    }
 
     // All of 127/8 is this host, so the other end can call itself what it likes.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
