@@ -49,6 +49,6 @@ async fn read(config: &Config, clock: &Clock, view: &mut View) -> Result<(), Err
         view.revision = Some(status.revision);
     }
     view.looked(&look, config.alarms.quota);
-    view.remember(etcd::history(&cluster).await?);
+    view.remember(etcd::history(&cluster, config.history.limit).await?, clock.now().wall);
     Ok(())
 }

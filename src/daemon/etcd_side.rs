@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use tokio::task::AbortHandle;
 
+use super::paced::Paced;
 use super::prevention::Prevention;
 use super::{Daemon, News, policy};
 use crate::config::Config;
@@ -60,6 +61,8 @@ pub(super) struct Link {
     out_of_date: Vec<String>,
     /// Files changed since the trouble was said: what is still wrong is said again.
     say_again: bool,
+    history: Paced,
+    hold: Paced,
 }
 
 impl Link {
@@ -80,6 +83,8 @@ impl Link {
             said: None,
             out_of_date: Vec::new(),
             say_again: false,
+            history: Paced::new(now),
+            hold: Paced::new(now),
         }
     }
 
@@ -117,7 +122,9 @@ impl Link {
     pub(super) fn wake_at(&self) -> Option<Mono> {
         let attempt = (self.identity.is_none() || self.renew) && !self.identifying;
         let poll = self.identity.is_some() && !self.polling;
-        attempt.then_some(self.next_attempt).into_iter().chain(poll.then_some(self.next_poll)).min()
+        let readings = [self.history.wake_at(), self.hold.wake_at()].into_iter().flatten();
+        let attempt = attempt.then_some(self.next_attempt).into_iter();
+        attempt.chain(poll.then_some(self.next_poll)).chain(readings.filter(|_| self.cluster.is_some())).min()
     }
 }
 
@@ -159,6 +166,14 @@ impl Daemon {
         if now >= self.next_overview {
             self.overview();
         }
+        if self.link.history.begins(now) {
+            let (cluster, limit) = (Arc::clone(&cluster), config.history.limit);
+            self.spawn(async move { News::History(etcd::history(&cluster, limit).await) });
+        }
+        if self.link.hold.begins(now) {
+            let begun = self.clock.now();
+            self.spawn(async move { News::Held(begun, etcd::read_pause(&cluster).await) });
+        }
     }
 
     pub(super) fn spawn(&mut self, task: impl Future<Output = News> + Send + 'static) {
@@ -194,6 +209,8 @@ impl Daemon {
         if let Some(watching) = self.link.watching.take() {
             watching.abort();
         }
+        let now = self.clock.mono();
+        (self.link.history, self.link.hold) = (Paced::new(now), Paced::new(now));
         self.janitor = None;
         self.compactor = None;
         // The next plan gives the same tickets out again.
@@ -409,12 +426,11 @@ impl Daemon {
 
     /// Reads the hold for those who ask us; rounds and compactions read it themselves before each step.
     pub(super) fn read_hold(&mut self) {
-        let Some(cluster) = self.link.cluster() else { return };
-        let begun = self.clock.now();
-        self.spawn(async move { News::Held(begun, etcd::read_pause(&cluster).await) });
+        self.link.hold.want();
     }
 
     pub(super) fn hold_read(&mut self, begun: Now, pause: Result<Pause, Error>) {
+        self.link.hold.ended();
         match pause {
             Ok(pause) => self.view.held(pause.hold.as_ref().map(|stored| &stored.hold), begun),
             Err(error) => tracing::debug!(%error, "the hold could not be read; the next look shows it"),
@@ -439,32 +455,26 @@ impl Daemon {
         self.link.watch_again = (self.link.watch_again * 2).min(LONGEST_WATCH_AGAIN);
     }
 
+    /// Reads what is on record, now or as soon as it may be read again.
     pub(super) fn read_history(&mut self) {
-        self.read_history_after(Duration::ZERO);
-    }
-
-    fn read_history_after(&mut self, rest: Duration) {
-        let Some(cluster) = self.link.cluster() else { return };
-        self.spawn(async move {
-            tokio::time::sleep(rest).await;
-            News::History(etcd::history(&cluster).await)
-        });
+        self.link.history.want();
     }
 
     /// Takes over what is on record, also from earlier instances. Where it cannot be read, what is known of it stays.
     pub(super) fn remember(&mut self, records: Result<Vec<RoundRecord>, Error>) {
+        self.link.history.ended();
         let records = match records {
             Ok(records) => records,
             Err(error) => {
                 tracing::debug!(%error, "the records cannot be read; those known before stay");
                 // Read anew with each one that is written; the first time nobody may write one.
                 if !self.prevention.records_read {
-                    self.read_history_after(RECORDS_AGAIN);
+                    self.link.history.want_at(self.clock.mono() + RECORDS_AGAIN);
                 }
                 return;
             }
         };
-        self.view.remember(records);
+        self.view.remember(records, self.clock.now().wall);
         self.prevention.records_read = true;
         if let Some(config) = self.config.clone() {
             let rounds = policy::rounds(&config, self.view.recorded);

@@ -13,6 +13,7 @@ mod hands;
 mod listener;
 mod logging;
 pub mod once;
+mod paced;
 mod policy;
 mod prevention;
 mod probes;

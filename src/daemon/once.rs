@@ -153,7 +153,7 @@ pub async fn defrag(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, Str
     let clock = Clock::new();
     let mut interrupts = Interrupts::listen()?;
     let (cluster, identity) = interrupts.or(connect(config)).await??;
-    let history = interrupts.or(etcd::history(&cluster)).await?.unwrap_or_default();
+    let history = interrupts.or(etcd::history(&cluster, config.history.limit)).await?.unwrap_or_default();
     let rounds = policy::rounds(config, recorded(identity.member, &history));
     let me = Me {
         member: identity.member,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -12,7 +12,7 @@ use crate::plan::cluster::{Look, Place, QuotaBytes, Status, Stored};
 use crate::plan::forecast::{Rates, forecast, measured_by_etcd, recorded};
 use crate::plan::member::{MemberId, RoundId};
 use crate::plan::reason::{Blocked, Outcome, Reason};
-use crate::plan::record::{Hold, Intent, RoundRecord, Unreadable};
+use crate::plan::record::{Hold, Intent, RoundRecord, Unreadable, clipped};
 use crate::plan::rule::{Figures, Quota};
 use crate::plan::schedule::Schedule;
 use crate::plan::sizes::Sizes;
@@ -219,7 +219,7 @@ impl View {
             self.intended(records.intent.as_ref());
             self.held(records.hold.as_ref(), look.begun);
             let name = |place: &Place| match &place.value {
-                Ok(turn) => turn.holder.clone(),
+                Ok(turn) => clipped(turn.holder.clone()),
                 Err(_) => format!("lease {:016x}", place.lease),
             };
             self.queue = records.turns.iter().map(name).collect();
@@ -300,8 +300,10 @@ impl View {
     }
 
     /// Takes over what is on record, newest first, also from earlier instances.
-    pub fn remember(&mut self, records: Vec<RoundRecord>) {
-        let ours = |record: &&RoundRecord| Some(record.member) == self.local;
+    pub fn remember(&mut self, records: Vec<RoundRecord>, now: DateTime<Utc>) {
+        // One that ends in years to come would be the newest success till then, and keep every alert silent.
+        let ours =
+            |record: &&RoundRecord| Some(record.member) == self.local && record.ended_at - now <= TimeDelta::minutes(5);
         if let Some(newest) = records.iter().find(ours)
             && self.defrag.at.is_none_or(|at| at < newest.ended_at)
         {

@@ -8,13 +8,14 @@ use etcd_client::{
     TxnOp, TxnResponse,
 };
 
+use super::clock::Clock;
 use super::cluster::{Cluster, READ_DEADLINE};
 use super::connection::Connection;
 use super::error::{Class, Error};
 use crate::plan::cluster::{Place, Records, Stored};
 use crate::plan::member::{MemberId, RoundId};
 use crate::plan::reason::{Blocked, Outcome, Reason};
-use crate::plan::record::{Keys, RoundRecord, Unreadable, read, write};
+use crate::plan::record::{Keys, RoundRecord, Unreadable, kept, read, write};
 use crate::plan::step::{Settle, Turn, Written};
 
 /// Most places and records that are read at once; far beyond what a cluster can have.
@@ -260,15 +261,12 @@ pub(super) async fn delete_as_seen(
 /// Most rounds that are read one by one, where together they are too much.
 const MOST_ALONE: usize = 64;
 
-/// All recorded rounds, newest first. What cannot be read is left out.
-pub async fn history(cluster: &Cluster) -> Result<Vec<RoundRecord>, Error> {
+/// The newest `limit` recorded rounds, newest first. What cannot be read or believed is left out ([`kept`]).
+pub async fn history(cluster: &Cluster, limit: usize) -> Result<Vec<RoundRecord>, Error> {
     let mut last = None;
     for connection in cluster.through_others().await {
-        match history_through(cluster, &connection).await {
-            Ok(mut rounds) => {
-                rounds.sort_by(|a, b| b.round.cmp(&a.round).then(a.member.cmp(&b.member)));
-                return Ok(rounds);
-            }
+        match history_through(cluster, &connection, limit).await {
+            Ok(rounds) => return Ok(rounds),
             Err(error) => last = Some(error),
         }
     }
@@ -276,21 +274,22 @@ pub async fn history(cluster: &Cluster) -> Result<Vec<RoundRecord>, Error> {
 }
 
 /// In one answer; where somebody has put so much under the prefix that it is longer than an answer may be, round by round,
-/// without those that are too long by themselves.
-async fn history_through(cluster: &Cluster, connection: &Connection) -> Result<Vec<RoundRecord>, Error> {
-    let (keys, deadline) = (keys(cluster), cluster.etcd().request_timeout);
-    let options = || GetOptions::new().with_prefix().with_limit(10 * MAX_ENTRIES);
+/// without those that are too long by themselves. No more than one answer is in memory at a time.
+async fn history_through(cluster: &Cluster, connection: &Connection, limit: usize) -> Result<Vec<RoundRecord>, Error> {
+    let (keys, deadline, now) = (keys(cluster), cluster.etcd().request_timeout, Clock::new().now().wall);
     let read_all = |found: &GetResponse| -> Vec<RoundRecord> {
-        found.kvs().iter().filter_map(|kv| read(kv.value()).ok()).collect()
+        kept(found.kvs().iter().filter_map(|kv| recorded_in(kv, &keys)), limit, now)
     };
-    match range_within(connection, deadline, keys.rounds(), options()).await {
+    match range_within(connection, deadline, keys.rounds(), newest()).await {
         Ok(found) => return Ok(read_all(&found)),
         Err(error) if error.class == Class::Refused => {}
         Err(error) => return Err(error),
     }
     let mut rounds = Vec::new();
-    for round in recorded(connection, deadline, &keys).await?.iter().rev().take(MOST_ALONE) {
-        match range_within(connection, deadline, keys.round(*round), options()).await {
+    let recorded = recorded(connection, deadline, &keys).await?;
+    let believed = recorded.iter().rev().filter(|round| !round.is_far_ahead(now));
+    for round in believed.take(limit.min(MOST_ALONE)) {
+        match range_within(connection, deadline, keys.round(*round), newest()).await {
             Ok(found) => rounds.extend(read_all(&found)),
             Err(error) if error.class == Class::Refused => {}
             Err(error) => return Err(error),
@@ -299,22 +298,34 @@ async fn history_through(cluster: &Cluster, connection: &Connection) -> Result<V
     Ok(rounds)
 }
 
+/// What was written last: of more than can be read, the oldest is what may be missed.
+fn newest() -> GetOptions {
+    GetOptions::new().with_prefix().with_limit(10 * MAX_ENTRIES).with_sort(SortTarget::Mod, SortOrder::Descend)
+}
+
+/// The record in a key, if it is of the round and the member that the key names.
+fn recorded_in(kv: &KeyValue, keys: &Keys) -> Option<RoundRecord> {
+    let record: RoundRecord = read(kv.value()).ok()?;
+    (kv.key() == keys.round_member(record.round, record.member).as_bytes()).then_some(record)
+}
+
 /// The rounds that have a record, whatever is in it.
 async fn recorded(connection: &Connection, deadline: Duration, keys: &Keys) -> Result<BTreeSet<RoundId>, Error> {
     let prefix = keys.rounds();
-    let options = GetOptions::new().with_prefix().with_keys_only().with_limit(10 * MAX_ENTRIES);
-    let found = range_within(connection, deadline, prefix.clone(), options).await?;
+    let found = range_within(connection, deadline, prefix.clone(), newest().with_keys_only()).await?;
     let round = |kv: &KeyValue| kv.key_str().ok()?.strip_prefix(&prefix)?.split('/').next()?.parse().ok();
     Ok(found.kvs().iter().filter_map(round).collect())
 }
 
-/// Removes all but the newest `limit` rounds.
+/// Removes all but the newest `limit` rounds, and those that nobody can have recorded yet: they would crowd out the others.
 async fn trim(cluster: &Cluster, connection: &Connection, limit: usize) -> Result<(), Error> {
     let keys = keys(cluster);
     let deadline = cluster.etcd().request_timeout;
+    let now = Clock::new().now().wall;
     let rounds = recorded(connection, deadline, &keys).await?;
-    for round in rounds.iter().rev().skip(limit) {
-        let key = keys.round(*round);
+    let (ahead, rounds): (Vec<_>, Vec<_>) = rounds.into_iter().rev().partition(|round| round.is_far_ahead(now));
+    for round in ahead.into_iter().chain(rounds.into_iter().skip(limit)) {
+        let key = keys.round(round);
         connection
             .call("DeleteRange", deadline, |mut client| {
                 let key = key.clone();

@@ -15,6 +15,9 @@ use super::record::RoundRecord;
 /// Assumed until something is known, in seconds per GiB in use.
 pub const UNKNOWN_RATE: f64 = 12.0;
 
+/// Faster is no disk: a record that says so was made up, or is of something else than a defrag.
+const FASTEST_RATE: f64 = 1.0;
+
 /// Smaller databases say more about fixed costs than about the rate.
 const MIN_IN_USE: u64 = 64 << 20;
 
@@ -97,8 +100,14 @@ pub fn measured_by_etcd(me: MemberId, look: &Look) -> Rates {
 }
 
 /// Forecast for `in_use` bytes of the local member.
+///
+/// Records are believed first, and are others' to write: none makes the forecast shorter than both the member's own
+/// histogram and [`UNKNOWN_RATE`] tell. (The histogram alone may be of a database that was much larger.)
 pub fn forecast(in_use: u64, recorded: Rates, by_etcd: Rates) -> Forecast {
+    let at_least = by_etcd.own.map(|rate| rate.min(UNKNOWN_RATE));
+    let doubted = recorded.own < at_least && recorded.own.is_some();
     let known = [
+        (at_least.filter(|_| doubted), Basis::OwnHistogram),
         (recorded.own, Basis::OwnRecords),
         (by_etcd.own, Basis::OwnHistogram),
         (recorded.others, Basis::OtherRecords),
@@ -111,7 +120,8 @@ pub fn forecast(in_use: u64, recorded: Rates, by_etcd: Rates) -> Forecast {
 }
 
 fn rate(seconds: f64, in_use: u64) -> Option<f64> {
-    (seconds.is_finite() && seconds > 0.0 && in_use >= MIN_IN_USE).then(|| seconds / (in_use as f64 / GIB))
+    (seconds.is_finite() && seconds > 0.0 && in_use >= MIN_IN_USE)
+        .then(|| (seconds / (in_use as f64 / GIB)).max(FASTEST_RATE))
 }
 
 fn gather(me: MemberId, rates: impl Iterator<Item = (MemberId, f64)>) -> Rates {
@@ -145,7 +155,10 @@ mod tests {
         let full = |own, others| Rates { own: Some(own), others: Some(others) };
         let others = |others| Rates { own: None, others: Some(others) };
         for (found, seconds, basis) in [
-            (tell(full(1.0, 2.0), full(3.0, 4.0)), 1.0, Basis::OwnRecords),
+            (tell(full(5.0, 2.0), full(3.0, 4.0)), 5.0, Basis::OwnRecords),
+            (tell(full(1.0, 2.0), full(3.0, 4.0)), 3.0, Basis::OwnHistogram),
+            (tell(full(5.0, 2.0), full(40.0, 4.0)), UNKNOWN_RATE, Basis::OwnHistogram),
+            (tell(full(1.0, 2.0), others(4.0)), 1.0, Basis::OwnRecords),
             (tell(others(2.0), full(3.0, 4.0)), 3.0, Basis::OwnHistogram),
             (tell(others(2.0), others(4.0)), 2.0, Basis::OtherRecords),
             (tell(NONE, others(4.0)), 4.0, Basis::OtherHistograms),
@@ -162,6 +175,13 @@ mod tests {
         assert_eq!(recorded(ME, &records), Rates { own: Some(6.0), others: None });
         records.extend([record(2, 4.0, gib), record(3, 16.0, 2 * gib)]);
         assert_eq!(recorded(ME, &records), Rates { own: Some(6.0), others: Some(8.0) });
+    }
+
+    #[test]
+    fn no_record_makes_a_defrag_a_matter_of_no_time() {
+        let forged = recorded(ME, &[record(1, 0.001, 1 << 40), record(2, 1e-300, u64::MAX)]);
+        assert_eq!(forged, Rates { own: Some(FASTEST_RATE), others: Some(FASTEST_RATE) });
+        assert_eq!(forecast(30 << 30, forged, NONE).duration, Duration::from_secs(30));
     }
 
     #[test]

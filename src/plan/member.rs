@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An etcd member id. Shown and stored as 16 lower-case hex digits, as etcdctl and etcd's logs do.
@@ -88,6 +88,11 @@ impl RoundId {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
         Duration::from_millis(hash % bound)
+    }
+
+    /// Whether it is due so much later than `now` that no janitor can have recorded it: clocks are minutes apart, not days.
+    pub fn is_far_ahead(self, now: DateTime<Utc>) -> bool {
+        self.due - now > TimeDelta::days(1)
     }
 }
 

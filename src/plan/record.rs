@@ -4,6 +4,8 @@
 //! [`Unreadable`], which blocks starting and never crashes. Other clients can write here too, so everything read is
 //! input. Times are for people, never for decisions, except the end of a hold and the ages in a window.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -219,6 +221,48 @@ pub struct RoundRecord {
     pub leader_moved_to: Option<MemberId>,
 }
 
+/// Longest text of a record that is kept in memory, in bytes: whoever may write under the prefix chooses it.
+pub const MAX_TEXT: usize = 512;
+
+/// Far beyond what a cluster can have.
+const MAX_MEMBERS: usize = 64;
+
+/// Most recorded rounds that are kept in memory, whatever `history.limit` is.
+const MAX_RECORDS: usize = 2560;
+
+/// At most [`MAX_TEXT`] of a text, cut between characters.
+pub fn clipped(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT - '…'.len_utf8()));
+        text.push('…');
+    }
+    // What is kept needs no room to grow.
+    text.shrink_to_fit();
+    text
+}
+
+/// What of the records is believed and kept, newest round first: the newest `limit` rounds, with no more members than a
+/// cluster can have, of texts no longer than [`MAX_TEXT`]. None of a round that is due far ahead: it would be the newest
+/// for ever.
+pub fn kept(records: impl IntoIterator<Item = RoundRecord>, limit: usize, now: DateTime<Utc>) -> Vec<RoundRecord> {
+    let mut rounds: BTreeMap<RoundId, Vec<RoundRecord>> = BTreeMap::new();
+    for mut record in records.into_iter().filter(|record| !record.round.is_far_ahead(now)) {
+        let members = rounds.entry(record.round).or_default();
+        if members.len() < MAX_MEMBERS {
+            (record.name, record.detail) = (clipped(record.name), clipped(record.detail));
+            members.push(record);
+        }
+        if rounds.len() > limit {
+            rounds.pop_first();
+        }
+    }
+    let newest_first = rounds.into_values().rev().flat_map(|mut members| {
+        members.sort_by_key(|record| record.member);
+        members
+    });
+    newest_first.take(MAX_RECORDS).collect()
+}
+
 /// Revisions seen at instants of cluster time, stored with each compaction that was sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WindowRecord {
@@ -243,4 +287,49 @@ pub struct WindowSample {
     pub at: DateTime<Utc>,
     /// The newest revision then.
     pub revision: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(round: &str, member: u64, text: &str) -> RoundRecord {
+        let member = MemberId(member);
+        let value = serde_json::json!({ "v": 1, "round": round, "member": member, "name": text, "detail": text,
+            "outcome": "done", "ended_at": "2026-01-01T00:01:00Z" });
+        read(value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_others_may_write_is_kept_within_bounds() {
+        let now: DateTime<Utc> = "2026-01-02T12:00:00Z".parse().unwrap();
+        let long = "é".repeat(900);
+        let mut records: Vec<_> = (0..1000).map(|member| record("cron-20260101T000000Z", member, &long)).collect();
+        records.extend((0..60).map(|second| record(&format!("manual-20260101T0001{second:02}Z"), 2, "")));
+        records.extend((0..60).map(|second| record(&format!("cron-99990101T0001{second:02}Z"), 1, "")));
+        let names = |limit| -> Vec<(String, u64)> {
+            let kept = kept(records.clone(), limit, now);
+            assert!(kept.iter().all(|record| record.name.len() <= MAX_TEXT && record.detail.len() <= MAX_TEXT));
+            kept.into_iter().map(|record| (record.round.to_string(), record.member.0)).collect()
+        };
+        assert_eq!(names(1), [("manual-20260101T000159Z".to_owned(), 2)]);
+        let all = names(1000);
+        assert_eq!(all.len(), 60 + MAX_MEMBERS);
+        assert_eq!(all[60], ("cron-20260101T000000Z".to_owned(), 0), "newest first, then by member");
+        let many = (0..100).flat_map(|second| {
+            (0..64).map(move |member| {
+                record(&format!("cron-20260101T00{:02}{:02}Z", second / 60, second % 60), member, "")
+            })
+        });
+        assert_eq!(super::kept(many, 1000, now).len(), MAX_RECORDS);
+    }
+
+    #[test]
+    fn a_day_ahead_is_a_clock_and_more_is_none() {
+        let now: DateTime<Utc> = "2026-01-02T12:00:00Z".parse().unwrap();
+        let ahead = |round: &str| round.parse::<RoundId>().unwrap().is_far_ahead(now);
+        assert!(!ahead("cron-20260103T120000Z"));
+        assert!(ahead("cron-20260103T120001Z"));
+        assert!(ahead("cron-99991231T235959Z"));
+    }
 }

@@ -32,7 +32,7 @@ fn opening(index: usize) -> Vec<u8> {
 }
 
 /// Kilobytes that a process has of its own, files that it maps apart.
-fn own_memory(pid: u32) -> u64 {
+pub fn own_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux tells it");
     line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse().ok()).expect("a number")
@@ -114,6 +114,10 @@ async fn ten_thousand_connections_keep_no_probe_out_and_cost_little_memory() {
         took[took.len() / 2],
         took[took.len() - 1],
     );
+    // What is promised is a tenth of a second; a build for debugging, beside a crowd that has the other
+    // processor, has thrice that.
+    let (p99, bound) = (took[took.len() * 99 / 100], if cfg!(debug_assertions) { 300 } else { 100 });
+    assert!(p99 < Duration::from_millis(bound), "one probe in a hundred takes {p99:?} and more");
     // A kubelet kills after three failures in a row.
     assert!(lost * 20 <= took.len(), "{lost} probes of {} were not answered in a second", took.len() + lost);
     assert!(peak < 16 << 10, "{peak} kB; {before} kB before");

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use etcd_client::{Client, PutOptions};
 
-use super::rights::{add_users, client, with_auth};
+use super::crowd::own_memory;
+use super::rights::{add_users, client, started, with_auth};
 use super::rounds::{PATIENCE, rounds_yaml};
 use crate::support::garbage::free_pages;
 use crate::support::records::PREFIX;
-use crate::support::rounds::{all_done, assert_one_at_a_time, knows_all, says};
+use crate::support::rounds::{all_done, assert_one_at_a_time, knows_all, not_due, says};
 use crate::support::{Cluster, Janitor, Recorder, due_in, usual_release};
 
 async fn write(hostile: &mut Client, key: &str, value: impl Into<Vec<u8>>) {
@@ -96,4 +97,87 @@ async fn whoever_may_write_under_the_prefix_can_stop_rounds_and_start_none() {
         let errors: Vec<_> = janitor.events().into_iter().filter(|event| event["level"] == "ERROR").collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
+}
+
+/// As many records as there can be, each as long as it may be and of a round and member that there might be, and a stream
+/// of more: it costs the janitor little memory and etcd few requests, and the newest rounds are shown.
+#[tokio::test]
+async fn a_flood_of_records_costs_little_memory_and_few_readings() {
+    const LIMIT: usize = 10;
+    let cluster = Cluster::start(with_auth(&usual_release(), 1)).await;
+    add_users(&cluster).await;
+    let yaml = format!(
+        "compaction: {{ enabled: false }}\ndefrag: {{ schedule: '{}' }}\nhistory: {{ limit: {LIMIT} }}\n",
+        not_due()
+    );
+    let mut janitor = Janitor::start(&cluster, 0, &yaml).await;
+    knows_all(&janitor, 1).await;
+    let (pid, before) = (janitor.process().pid(), own_memory(janitor.process().pid()));
+
+    let ours = cluster.member(0).id;
+    let record = move |round: &str, member: u64, ended: &str, text: usize| {
+        format!(
+            "{{\"v\":1,\"round\":\"{round}\",\"member\":\"{member:016x}\",\"name\":\"{}\",\"outcome\":\"done\",\
+             \"detail\":\"{}\",\"ended_at\":\"{ended}\"}}",
+            "n".repeat(text),
+            "d".repeat(text),
+        )
+    };
+    let hostile = client(&cluster, Some("keys")).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8u64 {
+        let mut hostile = hostile.clone();
+        writers.spawn(async move {
+            for number in 0..320u64 {
+                let (round, member) = (format!("cron-20260101T0000{:02}Z", number % 40), writer * 8 + number / 40);
+                let value = record(&round, member, "2026-01-01T00:10:00Z", 1900);
+                write(&mut hostile, &format!("rounds/{round}/{member:016x}"), value).await;
+            }
+        });
+    }
+    while writers.join_next().await.is_some() {}
+    // Of rounds in the year 9999, that end then; and one of our own member that might be.
+    let mut one = hostile.clone();
+    for second in 0..20 {
+        let round = format!("cron-99991231T2359{second:02}Z");
+        let value = record(&round, ours, "9999-12-31T23:59:59Z", 3);
+        write(&mut one, &format!("rounds/{round}/{ours:016x}"), value).await;
+    }
+    let value = record("cron-20260101T000100Z", ours, "9999-12-31T23:59:59Z", 3);
+    write(&mut one, &format!("rounds/cron-20260101T000100Z/{ours:016x}"), value).await;
+    // A record that names another round than its key is nobody's; its key takes the place of a round.
+    write(&mut one, "rounds/cron-20260101T000101Z/1", record("cron-20260101T000102Z", ours, "2026-01-01T00:00:00Z", 3))
+        .await;
+    says(&janitor, "the newest rounds are shown", PATIENCE, |status| {
+        let history = status["history"].as_array().cloned().unwrap_or_default();
+        history.first().is_some_and(|record| record["round"] == "cron-20260101T000100Z")
+            && history.len() == 1 + 64 * (LIMIT - 2)
+    })
+    .await;
+
+    let (read, mut written, mut peak) = (started(&cluster, "Range").await, 0u64, 0);
+    let until = tokio::time::Instant::now() + Duration::from_secs(15);
+    while tokio::time::Instant::now() < until {
+        write(
+            &mut one,
+            "rounds/cron-20260101T000101Z/1",
+            record("cron-20260101T000102Z", 1, "2026-01-01T00:00:00Z", 3),
+        )
+        .await;
+        written += 1;
+        peak = own_memory(pid).max(peak);
+    }
+    let read = started(&cluster, "Range").await - read;
+    let (_, status) = janitor.get("/api/v1/status").await.expect("it answers");
+    println!(
+        "{written} writes, {read} readings; {before} kB before, {peak} kB at most; {} bytes of status",
+        status.len()
+    );
+    // Every two seconds: together, by keys, and each of the rounds that are kept.
+    assert!(written > 200 && read <= (15.0 / 2.0 + 2.0) * (2.0 + LIMIT as f64), "{read} readings for {written} writes");
+    assert!(peak < 40 << 10, "{peak} kB; {before} kB before");
+    assert!(status.len() < 1 << 20, "{}", status.len());
+    let status = janitor.status().await;
+    let defrag = status["tasks"].as_array().and_then(|tasks| tasks.iter().find(|task| task["task"] == "defrag"));
+    assert!(defrag.is_some_and(|task| task["last_success"].is_null()), "the year 9999 is no success: {defrag:?}");
 }

@@ -9,6 +9,7 @@ use etcd_client::{AlarmAction, AlarmType, Client, Permission, UserAddOptions};
 use super::rounds::PATIENCE;
 use crate::support::certs::Pair;
 use crate::support::rounds::{assert_one_at_a_time, knows_all, not_due, says, says_problem};
+use crate::support::scrape::{Connection, MetricSample, samples};
 use crate::support::{Auth, Cluster, Janitor, Recorder, Spec, Tls, Token, due_in, eventually};
 
 const PREFIX: &str = "/etcd-janitor/";
@@ -45,6 +46,20 @@ pub async fn client(cluster: &Cluster, user: Option<&str>) -> Client {
     let url = &cluster.member(0).client_url;
     let options = user.map(|user| etcd_client::ConnectOptions::new().with_user(user, PASSWORD));
     Client::connect([url], options).await.expect("the member is up, and the password right")
+}
+
+/// How many requests of this kind the members were sent since they started.
+pub async fn started(cluster: &Cluster, method: &str) -> f64 {
+    let mut count = 0.0;
+    for member in cluster.members() {
+        let page = Connection::new(member.metrics_address(), Duration::from_secs(5)).get("/metrics");
+        let (_, page) = page.expect("the member serves its metrics");
+        let of_method = |sample: &MetricSample<'_>| {
+            sample.name == "grpc_server_started_total" && sample.label("grpc_method") == Some(method)
+        };
+        count += samples(&page).filter(of_method).filter_map(|sample| sample.value()).sum::<f64>();
+    }
+    count
 }
 
 /// Which of the janitor's requests this client may send.

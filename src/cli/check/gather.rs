@@ -103,7 +103,7 @@ async fn asked(
     }
     let no_round = RoundId { kind: RoundKind::Manual, due: chrono::DateTime::UNIX_EPOCH };
     let look = etcd::look(cluster, clock, no_round).await;
-    let history = etcd::history(cluster).await.unwrap_or_default();
+    let history = etcd::history(cluster, config.history.limit).await.unwrap_or_default();
     let mut checks = judge::members(&look, me);
     checks.extend(janitors::judge(&janitors::ask_all(cluster, me, config).await, &history, me, config));
     checks.extend(rights(cluster, config).await);
