@@ -21,7 +21,7 @@ pub mod value;
 
 pub use load::{Effective, Loaded, load};
 pub use problem::{Invalid, Problem};
-pub use source::{Fingerprint, MAX_FILE, Origin, Source, read_fingerprint};
+pub use source::{Fingerprint, MAX_FILE, Origin, Source, read_fingerprint, read_fingerprint_within};
 
 use crate::plan::rule::Rule;
 use crate::plan::schedule::Schedule;

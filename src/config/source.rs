@@ -86,12 +86,21 @@ impl Fingerprint {
 ///
 /// The file cannot be read. Of a file that is too long only the beginning counts.
 pub fn read_fingerprint(path: &Path) -> io::Result<Fingerprint> {
-    read_bounded(path).map(|content| Fingerprint::of(&content))
+    read_fingerprint_within(path, MAX_FILE)
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// The same of a file that may be longer than the configuration.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn read_fingerprint_within(path: &Path, longest: usize) -> io::Result<Fingerprint> {
+    read_bounded(path, longest).map(|content| Fingerprint::of(&content))
+}
+
+fn read_bounded(path: &Path, longest: usize) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut content)?;
+    File::open(path)?.take(longest as u64 + 1).read_to_end(&mut content)?;
     Ok(content)
 }
 
@@ -108,7 +117,7 @@ pub(super) fn from_file(file: &Path, problems: &mut Vec<Problem>) -> (Vec<Given>
     let mut given = Vec::new();
     let origin = Origin::File(file.to_owned());
     let mut refuse = |found: String, allowed: &str| problems.push(Problem::new(&origin, "", found, allowed));
-    let content = match read_bounded(file) {
+    let content = match read_bounded(file, MAX_FILE) {
         Ok(content) => content,
         Err(error) => {
             refuse(format!("a file that cannot be read: {error}"), "a readable YAML file");

@@ -10,7 +10,7 @@ use super::paced::Paced;
 use super::prevention::Prevention;
 use super::{Daemon, News, policy};
 use crate::config::Config;
-use crate::etcd::{self, Class, Cluster, Error, Identity, LocalStatus, Pause};
+use crate::etcd::{self, Class, Cluster, Error, Gate, Identity, LocalStatus, Pause};
 use crate::plan::cluster::{AlarmKind, Look, MemberLook};
 use crate::plan::compaction::Compactor;
 use crate::plan::janitor::Janitor;
@@ -61,6 +61,8 @@ pub(super) struct Link {
     out_of_date: Vec<String>,
     /// Files changed since the trouble was said: what is still wrong is said again.
     say_again: bool,
+    /// What is known of refused passwords; the connections come and go.
+    gate: Gate,
     history: Paced,
     hold: Paced,
 }
@@ -83,6 +85,7 @@ impl Link {
             said: None,
             out_of_date: Vec::new(),
             say_again: false,
+            gate: Gate::default(),
             history: Paced::new(now),
             hold: Paced::new(now),
         }
@@ -137,7 +140,7 @@ impl Daemon {
         if wanted && !self.link.identifying && now >= self.link.next_attempt {
             match Cluster::new(&config.etcd, self.calls.clone()) {
                 Ok(cluster) => {
-                    let cluster = Arc::new(cluster);
+                    let cluster = Arc::new(cluster.behind(self.link.gate.clone()));
                     self.view.certificates = cluster.certificates();
                     self.say_dates(cluster.out_of_date(self.clock.now().wall));
                     if self.link.cluster.is_none() {
@@ -228,7 +231,11 @@ impl Daemon {
             // A learner is up; it refuses what would tell more of it.
             self.view.etcd_up = Some(error.class == Class::Learner);
         }
-        self.down(error);
+        // The member answers nothing until its defrag ends; new files that were put there meanwhile are tried again then.
+        let silent = matches!(error.class, Class::Unavailable | Class::DeadlinePassed);
+        if !(silent && self.janitor.as_ref().is_some_and(Janitor::is_sent)) {
+            self.down(error);
+        }
     }
 
     fn say_dates(&mut self, out_of_date: Vec<String>) {
@@ -236,6 +243,13 @@ impl Daemon {
             tracing::warn!(problem, "a certificate is out of date; tries with it all the same");
         }
         self.link.out_of_date = out_of_date;
+    }
+
+    /// Certificates end while they are in use. Those of new files are judged with each attempt to use them.
+    pub(super) fn judge_dates(&mut self) {
+        if let Some(cluster) = self.link.cluster.as_ref().filter(|_| !self.link.renew) {
+            self.say_dates(cluster.out_of_date(self.clock.now().wall));
+        }
     }
 
     /// With the certificates whose dates may be to blame.
@@ -369,7 +383,9 @@ impl Daemon {
                 // Sent meanwhile: the member answers nothing until its defrag ends.
                 if !self.janitor.as_ref().is_some_and(Janitor::is_sent) {
                     self.view.etcd_up = Some(false);
-                    self.down(&error);
+                    self.judge_dates();
+                    let blamed = self.link.cluster.as_ref().map(|cluster| cluster.blamed(&error));
+                    self.down(&blamed.unwrap_or(error));
                 }
                 return;
             }

@@ -1,6 +1,9 @@
 //! Who may connect to our port, and what we show them: the bearer token, the certificate and its key.
 
+use std::path::PathBuf;
+
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -19,6 +22,10 @@ pub(super) struct Listener {
     pub(super) certificates: Vec<Certificate>,
     /// What is wrong with the newest files, while something is.
     pub(super) problem: Option<String>,
+    /// The certificate that is shown, and what was last said of its dates.
+    token_file: Option<PathBuf>,
+    shown: Option<(Origin, CertificateDer<'static>)>,
+    dates: Option<String>,
 }
 
 impl Listener {
@@ -28,6 +35,9 @@ impl Listener {
             transport: watch::Sender::new(Transport::Plain),
             certificates: Vec::new(),
             problem: None,
+            token_file: config.http.bearer_token_file.clone(),
+            shown: None,
+            dates: None,
         };
         listener.show(&config.http.tls, now);
         listener
@@ -35,7 +45,15 @@ impl Listener {
 
     /// Takes over what the files say now.
     pub(super) fn renew(&mut self, config: &Config, now: Now) {
-        self.access.send_replace(access(config));
+        let access = access(config);
+        let file = &config.http.bearer_token_file;
+        // A file that is rewritten in place is empty for a moment; who has the token of a moment before is not locked out.
+        let empty = file.as_ref().is_some_and(|path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0));
+        let known = *file == self.token_file && matches!(*self.access.borrow(), Access::Bearer(_));
+        if !(empty && known) {
+            self.access.send_replace(access);
+        }
+        self.token_file.clone_from(file);
         self.show(&config.http.tls, now);
     }
 
@@ -45,18 +63,16 @@ impl Listener {
         match read(tls) {
             Ok(None) => {
                 self.certificates = Vec::new();
-                self.problem = None;
+                (self.problem, self.shown, self.dates) = (None, None, None);
                 self.transport.send_replace(Transport::Plain);
             }
             Ok(Some((origin, pair))) => {
                 let ends = pair.chain.iter().filter_map(|der| pem::validity(der));
                 self.certificates =
                     ends.map(|period| Certificate { usage: "http".to_owned(), not_after: period.not_after }).collect();
-                let dates = pem::dates(&origin, pair.chain.get(..1).unwrap_or_default(), now.wall);
-                if let Some(problem) = dates.as_ref().filter(|_| dates != self.problem) {
-                    tracing::error!(problem, "clients will refuse the certificate of the listener");
-                }
-                self.problem = dates;
+                self.problem.clone_from(&self.dates);
+                self.shown = pair.chain.first().map(|leaf| (origin.clone(), leaf.clone()));
+                self.judge(now);
                 match server(pair) {
                     Ok(config) => {
                         self.transport.send_replace(Transport::Tls(config.into()));
@@ -66,6 +82,23 @@ impl Listener {
             }
             Err(problem) => self.refuse(&problem),
         }
+    }
+
+    /// Says what is wrong with the dates of the certificate that is shown: they change without its file.
+    pub(super) fn judge(&mut self, now: Now) {
+        let Some((origin, leaf)) = &self.shown else { return };
+        let dates = pem::dates(origin, std::slice::from_ref(leaf), now.wall);
+        if dates == self.dates {
+            return;
+        }
+        if let Some(problem) = &dates {
+            tracing::error!(problem, "clients will refuse the certificate of the listener");
+        }
+        // Newer files that are no good are the greater problem.
+        if self.problem == self.dates {
+            self.problem.clone_from(&dates);
+        }
+        self.dates = dates;
     }
 
     fn refuse(&mut self, problem: &str) {

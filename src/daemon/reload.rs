@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Daemon, policy};
-use crate::config::{self, Config, Fingerprint, Invalid, Loaded, LogFormat, Source, read_fingerprint};
+use crate::config::{
+    self, Config, Fingerprint, Invalid, Loaded, LogFormat, Source, read_fingerprint, read_fingerprint_within,
+};
+use crate::etcd::pem;
 use crate::plan::reason::{Blocked, Reason};
 use crate::plan::step::Event;
 use crate::plan::time::Mono;
@@ -43,8 +46,11 @@ impl Reload {
             &config.http.tls.cert_file,
             &config.http.tls.key_file,
         ];
-        let content: HashMap<PathBuf, Option<Fingerprint>> =
-            paths.into_iter().flatten().map(|path| (path.clone(), read_fingerprint(path).ok())).collect();
+        let content: HashMap<PathBuf, Option<Fingerprint>> = paths
+            .into_iter()
+            .flatten()
+            .map(|path| (path.clone(), read_fingerprint_within(path, pem::MAX_FILE).ok()))
+            .collect();
         let changed = content != self.material;
         self.material = content;
         changed
@@ -78,6 +84,9 @@ impl Daemon {
             self.renew_listener(&config);
             self.link.files_changed(now);
         }
+        self.judge_dates();
+        self.listener.judge(self.clock.now());
+        self.view.listener_problem.clone_from(&self.listener.problem);
     }
 
     fn renew_listener(&mut self, config: &Config) {

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::calls::Calls;
 use super::connection::Connection;
 use super::error::{Class, Error};
+use super::gate::Gate;
 use super::material::Material;
+use super::pem;
 use super::scrape::Pages;
 use crate::config::Etcd;
 use crate::plan::member::MemberId;
@@ -22,9 +24,6 @@ pub(super) const READ_DEADLINE: Duration = Duration::from_secs(1);
 /// Fresh connections that must all reach one member. With two members behind one address they do so by chance once in
 /// thirty-two times; a balancer that is asked again every few seconds is found out.
 const IDENTITY_DIALS: usize = 5;
-/// After refused credentials the next login waits this long, doubling up to [`MAX_BACKOFF`]: a login costs etcd a bcrypt.
-const FIRST_BACKOFF: Duration = Duration::from_secs(5);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A member as the list has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +61,6 @@ pub struct Cluster {
     /// Metrics base URL of each member, once a page with its id was read there.
     metrics: Mutex<HashMap<MemberId, String>>,
     listed: Mutex<Vec<Listed>>,
-    refused: Mutex<Option<(Instant, Duration, Error)>>,
     /// Whether our user may defragment, as last answered.
     rights: Mutex<Option<Blocked>>,
     turn: AtomicUsize,
@@ -88,10 +86,15 @@ impl Cluster {
             peers: Mutex::default(),
             metrics: Mutex::default(),
             listed: Mutex::default(),
-            refused: Mutex::default(),
             rights: Mutex::default(),
             turn: AtomicUsize::new(0),
         })
+    }
+
+    /// With logins through a gate that outlives these connections: what it knows to be refused is not tried again.
+    pub fn behind(mut self, gate: Gate) -> Cluster {
+        self.material.gate = gate;
+        self
     }
 
     /// How to reach etcd.
@@ -170,22 +173,7 @@ impl Cluster {
     }
 
     async fn dial(&self, url: &str) -> Result<Connection, Error> {
-        if let Some((since, wait, error)) = locked(&self.refused).clone()
-            && since.elapsed() < wait
-        {
-            return Err(error);
-        }
-        let result = Connection::dial(url, &self.material, self.calls.clone(), self.etcd.request_timeout).await;
-        match &result {
-            Ok(_) => *locked(&self.refused) = None,
-            Err(error) if error.class == Class::Auth => {
-                let mut refused = locked(&self.refused);
-                let wait = refused.as_ref().map_or(FIRST_BACKOFF, |(_, wait, _)| (*wait * 2).min(MAX_BACKOFF));
-                *refused = Some((Instant::now(), wait, error.clone()));
-            }
-            Err(_) => {}
-        }
-        result
+        Connection::dial(url, &self.material, self.calls.clone(), self.etcd.request_timeout).await
     }
 
     /// Finds out who answers at the local address, over several fresh connections: a load balancer would send them to
@@ -195,16 +183,20 @@ impl Cluster {
     ///
     /// Of a TLS connection that failed the error names the file that may be to blame.
     pub async fn identify(&self) -> Result<Identity, Error> {
-        self.who_answers().await.map_err(|error| self.blamed(error))
+        self.who_answers().await.map_err(|error| self.blamed(&error))
     }
 
-    /// With the file that may be to blame.
-    fn blamed(&self, mut error: Error) -> Error {
-        if error.is_cut_off() && self.material.shows_certificate() {
+    /// With the file that may be to blame, if the connection failed for its TLS.
+    pub fn blamed(&self, error: &Error) -> Error {
+        let mut error = error.clone();
+        if error.is_cut_off() && error.endpoint.starts_with("https://") && self.material.shows_certificate() {
             // TLS 1.3 refuses a client's certificate after the handshake; whether its reason is read before the
             // connection is found closed, is a matter of chance.
             error.class = Class::Tls;
             error.text.push_str("; etcd does so when it does not accept the client certificate");
+        }
+        if error.class == Class::Tls {
+            error.text = pem::dated(&error.text);
         }
         if error.class == Class::Tls
             && let Some(suspect) = self.material.suspects(&error.text)

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::calls::Calls;
 use super::error::{Class, Error};
+use super::gate::Gate;
 use super::material::Material;
 use crate::plan::cluster::{QuotaBytes, Status, parse_alarm};
 use crate::plan::member::MemberId;
@@ -31,6 +32,7 @@ pub struct Connection {
     calls: Calls,
     user: Option<(String, SecretString)>,
     logins: Arc<Logins>,
+    gate: Gate,
 }
 
 /// Requests that run side by side are refused together when their token runs out: one of them logs in for all.
@@ -48,7 +50,7 @@ impl Connection {
     /// Connects (with a user: logs in, which costs etcd a bcrypt). Where authentication is not enabled, a user may be
     /// configured all the same: it is logged in when etcd asks for one.
     pub async fn dial(url: &str, material: &Material, calls: Calls, deadline: Duration) -> Result<Connection, Error> {
-        let user = material.user();
+        let (user, gate) = (material.user(), material.gate.clone());
         let options = material
             .options(url)
             .with_connect_timeout(CONNECT_TIMEOUT)
@@ -57,18 +59,21 @@ impl Connection {
         let client = match &user {
             None => connect(url, options, deadline).await,
             Some((name, password)) => {
-                let begun = Instant::now();
                 let with_user = options.clone().with_user(name, password.expose_secret());
-                let logged_in = connect(url, with_user, deadline).await;
-                let code = logged_in.as_ref().map_or_else(Error::code, |_| "ok");
-                calls.ended("Authenticate", code, begun.elapsed());
-                match logged_in {
+                let login = async {
+                    let begun = Instant::now();
+                    let logged_in = connect(url, with_user, deadline).await;
+                    let code = logged_in.as_ref().map_or_else(Error::code, |_| "ok");
+                    calls.ended("Authenticate", code, begun.elapsed());
+                    logged_in
+                };
+                match gate.login(name, password, login).await {
                     Err(error) if error.asks_for_no_user() => connect(url, options, deadline).await,
                     other => other,
                 }
             }
         };
-        Ok(Connection { url: url.to_owned(), client: client?, calls, user, logins: Arc::default() })
+        Ok(Connection { url: url.to_owned(), client: client?, calls, user, logins: Arc::default(), gate })
     }
 
     /// The address.
@@ -139,7 +144,7 @@ impl Connection {
         let login = |mut client: Client| async move {
             client.update_user(Some((name.clone(), password.expose_secret().to_owned()))).await
         };
-        self.call_once("Authenticate", deadline, &login).await?;
+        self.gate.login(name, password, self.call_once("Authenticate", deadline, &login)).await?;
         self.logins.done.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -210,7 +210,8 @@ fn by_status(grpc_code: i32, text: &str) -> Class {
     }
 }
 
-fn speaks_of_tls(text: &str) -> bool {
+/// Whether the words are those of a TLS connection that cannot be made.
+pub(super) fn speaks_of_tls(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["certificate", "handshake", "received fatal alert", "tls error", "invalid peer", "corrupt message"]
         .iter()

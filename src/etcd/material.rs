@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::{Class, Error};
+use super::gate::Gate;
 use super::pem::{self, Origin};
 use crate::config::Etcd;
 use crate::plan::snapshot;
@@ -18,6 +19,8 @@ pub struct Material {
     client: Option<(Origin, Vec<u8>, SecretString)>,
     server_name: Option<String>,
     user: Option<(String, SecretString)>,
+    /// Where every login with them goes through.
+    pub(super) gate: Gate,
 }
 
 impl Material {
@@ -59,7 +62,7 @@ impl Material {
             }
             _ => None,
         };
-        Ok(Material { ca, client, server_name: etcd.tls.server_name.clone(), user })
+        Ok(Material { ca, client, server_name: etcd.tls.server_name.clone(), user, gate: Gate::default() })
     }
 
     fn files(&self) -> impl Iterator<Item = (&'static str, &Origin, &[u8])> {
@@ -102,6 +105,14 @@ impl Material {
             return Some(match &self.ca {
                 Some((origin, _)) => format!("{origin} does not hold the authority of the certificate that etcd shows"),
                 None => "etcd.tls.ca_file is empty, and the system does not trust the certificate that etcd shows"
+                    .to_owned(),
+            });
+        }
+        if says(&["NotValidForName", "not valid for name"]) {
+            return Some(match &self.server_name {
+                Some(name) => format!("etcd's certificate is not for etcd.tls.server_name, {name}"),
+                None => "etcd's certificate is not for the host in etcd.endpoint; a name that it is for can be set as \
+                         etcd.tls.server_name"
                     .to_owned(),
             });
         }

@@ -16,6 +16,7 @@ mod defrag;
 mod disk;
 mod error;
 pub mod exposition;
+mod gate;
 mod hold;
 #[cfg(feature = "load")]
 mod kv;
@@ -39,6 +40,7 @@ pub use connection::Connection;
 pub use defrag::{defragment, move_leader};
 pub use disk::disk;
 pub use error::{Class, Error};
+pub use gate::Gate;
 pub use hold::{Pause, Placed, StoredHold, place_hold, read_pause, remove_hold};
 #[cfg(feature = "load")]
 pub use kv::Kv;

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use x509_cert::der::Decode;
 
 /// Longest file that is read: a bundle of authorities stays well below.
-const MAX_FILE: u64 = 1 << 20;
+pub const MAX_FILE: usize = 1 << 20;
 
 /// Where a file's content came from: the configuration key and the path, as errors name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Pair {
 /// Reads a file, up to a bound. The error names key and file.
 pub fn read(origin: &Origin, path: &Path) -> Result<Vec<u8>, String> {
     let size = std::fs::metadata(path).map_err(|error| format!("{origin}: {error}"))?.len();
-    if size > MAX_FILE {
+    if size > MAX_FILE as u64 {
         return Err(format!("{origin} is {size} bytes long; at most {MAX_FILE} are read"));
     }
     std::fs::read(path).map_err(|error| format!("{origin}: {error}"))
@@ -114,10 +114,13 @@ pub fn validity(der: &[u8]) -> Option<Validity> {
     Some(Validity { not_before: instant(validity.not_before)?, not_after: instant(validity.not_after)? })
 }
 
+/// How dates are told.
+const DATE: &str = "%Y-%m-%dT%H:%M:%SZ";
+
 /// What is wrong with the dates of a file's certificates at `now`. The clock that is wrong may be ours, so this is for
 /// people: nothing is refused by it.
 pub fn dates(origin: &Origin, chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Option<String> {
-    let date = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%SZ");
+    let date = |at: DateTime<Utc>| at.format(DATE);
     let periods = || chain.iter().filter_map(|der| validity(der));
     // Of a bundle of authorities, one that has ended is usual while they are being replaced; all of them are not.
     let ended = periods().map(|period| period.not_after).filter(|end| *end < now).max();
@@ -130,6 +133,18 @@ pub fn dates(origin: &Origin, chain: &[CertificateDer<'_>], now: DateTime<Utc>) 
         (Some(end), None) => Some(format!("{origin} expired on {}", date(end))),
         (None, None) => None,
     }
+}
+
+/// The instants that rustls tells as seconds since 1970, as dates.
+pub(super) fn dated(text: &str) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let instant = told.last().is_some_and(|last| matches!(last.as_str(), "time" | "after" | "before"));
+        let seconds = word.parse().ok().filter(|seconds| instant && *seconds > 100_000_000);
+        let date = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        told.push(date.map_or_else(|| word.to_owned(), |date| date.format(DATE).to_string()));
+    }
+    told.join(" ").replace(" (UNIX)", "")
 }
 
 #[cfg(test)]
@@ -151,6 +166,21 @@ mod tests {
     fn refusal(cert: &str, key: &str) -> String {
         let key = SecretString::from(key.to_owned());
         pair((&origin("cert_file"), cert.as_bytes()), (&origin("key_file"), &key)).err().expect("refused")
+    }
+
+    #[test]
+    fn seconds_since_1970_are_told_as_dates() {
+        let ended = rustls::CertificateError::ExpiredContext {
+            time: rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000)),
+            not_after: rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_700_000_000)),
+        };
+        let told = dated(&rustls::Error::InvalidCertificate(ended).to_string());
+        assert!(
+            told.contains("verification time 2027-01-15T08:00:00Z, ")
+                && told.contains("not valid after 2023-11-14T22:13:20Z"),
+            "{told}"
+        );
+        assert_eq!(dated("no answer after 3 tries"), "no answer after 3 tries");
     }
 
     #[test]

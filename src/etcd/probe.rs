@@ -34,6 +34,6 @@ pub async fn local_health(
 }
 
 async fn get(cluster: &Cluster, base: &str, path: &str, deadline: Duration) -> Result<(u16, String), Error> {
-    let fetched = cluster.pages().get(base, path, deadline).await?;
+    let fetched = cluster.pages().get(base, path, deadline).await.map_err(|error| cluster.blamed(&error))?;
     Ok((fetched.status, fetched.body))
 }

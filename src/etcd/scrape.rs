@@ -11,7 +11,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::ServerName;
 
-use super::error::{Class, Error};
+use super::error::{Class, Error, speaks_of_tls};
 use super::exposition::{self, Page};
 use super::material::Material;
 
@@ -78,9 +78,7 @@ impl Pages {
                 text = format!("{text}: {cause}");
                 source = cause.source();
             }
-            let class =
-                if text.contains("certificate") || text.contains("Alert") { Class::Tls } else { Class::Unavailable };
-            fail(class, text)
+            fail(if speaks_of_tls(&text) { Class::Tls } else { Class::Unavailable }, text)
         })?;
         let status = answer.status().as_u16();
         let date = answer

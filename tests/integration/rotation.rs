@@ -87,7 +87,7 @@ async fn certificates_are_replaced_while_members_are_defragmented_and_turns_are_
 /// connection goes on, and good files end it at once.
 #[tokio::test]
 async fn bad_certificates_are_named_and_the_open_connection_goes_on() {
-    let cluster = Cluster::start(secured(1)).await;
+    let mut cluster = Cluster::start(secured(1)).await;
     let good = cluster.certs().issue("janitor", 2099);
     let round = format!("compaction: {{ enabled: false }}\ndefrag: {{ schedule: '{}' }}\n", not_due());
     let (janitor, secret) = with_secret(&cluster, 0, &round, &good).await;
@@ -129,12 +129,128 @@ async fn bad_certificates_are_named_and_the_open_connection_goes_on() {
     assert_eq!(client_ends(&janitor).await, Some(first_of(2099)));
     assert!(!janitor.log_tail(10_000).contains("PRIVATE"), "no key is anybody's business");
 
-    // A start with bad files waits for good ones.
+    // A start with bad files waits for good ones. Meanwhile nobody kills etcd for them.
     let mut janitor = janitor;
-    janitor.stop().await;
-    replace(&secret, "..stranger", &stranger.issue("janitor", 2099));
+    let bad = [stranger.issue("janitor", 2099), cluster.certs().issue("janitor", 2001)];
+    for (version, pair) in bad.iter().enumerate() {
+        janitor.stop().await;
+        replace(&secret, &format!("..start{version}"), pair);
+        janitor.start_again().await;
+        says_problem(&janitor, "tls", PATIENCE).await;
+        for _ in 0..20 {
+            let (status, text) = janitor.get("/etcd/livez?verbose").await.expect("an answer");
+            assert!(status == 200 && text.contains("a TLS server answers"), "{version}: {status} {text}");
+        }
+        replace(&secret, &format!("..again{version}"), &good);
+        knows_all(&janitor, 1).await;
+        let (status, text) = janitor.get("/etcd/livez?verbose").await.expect("an answer");
+        assert!(status == 200 && text.contains("says that it is well"), "{text}");
+    }
+    cluster.stop(0).await;
+    let (status, text) = janitor.get("/etcd/livez?verbose").await.expect("an answer");
+    assert_eq!(status, 503, "{text}");
+}
+
+/// A certificate that ends while it is in use is said with its file and date, though the connections that were made with
+/// it go on; so is that of our own port, and no file changed for either.
+#[tokio::test]
+async fn certificates_that_end_while_they_are_in_use_are_said() {
+    let mut cluster = Cluster::start(secured(1)).await;
+    let ends = chrono::Utc::now() + chrono::TimeDelta::seconds(25);
+    let told = format!("expired on {}", ends.format("%Y-%m-%dT%H:%M:%SZ"));
+    let soon = cluster.certs().issue_until("janitor", ends);
+    let mut janitor = Janitor::prepare(
+        &cluster,
+        0,
+        &format!("compaction: {{ enabled: false }}\ndefrag: {{ schedule: '{}' }}\n", not_due()),
+    );
+    let secret = mounted::secret(janitor.folder(), &soon);
+    for (key, file) in [("ETCD__TLS__CERT_FILE", CERT), ("ETCD__TLS__KEY_FILE", KEY)] {
+        janitor.set_environment(&format!("ETCD_JANITOR__{key}"), &secret.join(file).display().to_string());
+    }
     janitor.start_again().await;
-    says_problem(&janitor, "tls", PATIENCE).await;
-    replace(&secret, "..again", &good);
     knows_all(&janitor, 1).await;
+    let expired = |event: &serde_json::Value| event["problem"].as_str().is_some_and(|problem| problem.contains(&told));
+    assert_eq!(count(&janitor, expired), 0, "not yet");
+    let event = janitor.event("the end of the certificate is said", Duration::from_secs(60), expired).await;
+    assert!(event["problem"].as_str().is_some_and(|problem| problem.contains(CERT)), "{event}");
+    // Nobody can connect anew with it, and that is said with the date.
+    cluster.restart(0).await;
+    says(&janitor, "why there is no connection", PATIENCE, |status| {
+        let problem = &status["problem"];
+        problem["reason"] == "tls" && problem["detail"].as_str().is_some_and(|detail| detail.contains(&told))
+    })
+    .await;
+}
+
+/// What `check` says of the endpoint: whether it is the member, and why not.
+async fn checked(janitor: &Janitor) -> (bool, String) {
+    let output = janitor.command(&["check", "-o", "json"]).await;
+    let checks: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = checks.to_string();
+    (!text.contains("\"reason\":\"tls\"") && text.contains("the user may defragment"), text)
+}
+
+/// Names in URLs, in certificates and in the configuration; dates of either side; authorities that are being replaced.
+#[tokio::test]
+async fn names_dates_and_authorities_are_judged_on_both_sides() {
+    let cluster = Cluster::start(secured(1)).await;
+    let yaml = format!("compaction: {{ enabled: false }}\ndefrag: {{ schedule: '{}' }}\n", not_due());
+    let url = cluster.member(0).client_url.clone();
+    let by_name = url.replace("127.0.0.1", "localhost");
+    assert_ne!(url, by_name);
+    let prepared = |settings: &[(&str, &str)]| {
+        let mut janitor = Janitor::prepare(&cluster, 0, &yaml);
+        for (name, value) in settings {
+            janitor.set_environment(&format!("ETCD_JANITOR__ETCD__{name}"), value);
+        }
+        janitor
+    };
+    let well = async |settings: &[(&str, &str)]| {
+        let (well, text) = checked(&prepared(settings)).await;
+        assert!(well, "{settings:?}: {text}");
+    };
+    let refused = async |settings: &[(&str, &str)], words: &[&str]| {
+        let (well, text) = checked(&prepared(settings)).await;
+        let said = words.iter().all(|words| text.contains(words));
+        assert!(!well && said, "{settings:?}, {words:?}: {text}");
+    };
+    let files = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    well(&[("ENDPOINT", &by_name)]).await;
+    well(&[("TLS__SERVER_NAME", "localhost")]).await;
+    refused(&[("TLS__SERVER_NAME", "elsewhere")], &["etcd's certificate is not for etcd.tls.server_name, elsewhere"])
+        .await;
+
+    let stranger = Certs::create(&cluster.folder().join("stranger"));
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).expect("a file");
+    let (old, new) = (read(&stranger.ca), read(&cluster.certs().ca));
+    well(&[("TLS__CA_FILE", &file("both.crt", &format!("{old}{new}")))]).await;
+    refused(&[("TLS__CA_FILE", &file("old.crt", &old))], &["does not hold the authority"]).await;
+
+    let later = cluster.certs().issue_with("janitor", |params| params.not_before = rcgen::date_time_ymd(2090, 1, 1));
+    let (cert, key) = (file("later.crt", &later.cert), file("later.key", &later.key));
+    let settings = [("TLS__CERT_FILE", cert.as_str()), ("TLS__KEY_FILE", key.as_str())];
+    refused(&settings, &["does not accept the client certificate"]).await;
+
+    // etcd reads its own files with each connection.
+    let certs = cluster.certs();
+    let (good_cert, good_key) = (read(&certs.server_cert), read(&certs.server_key));
+    let show = |pair: &Pair| {
+        std::fs::write(&certs.server_cert, &pair.cert).expect("a file");
+        std::fs::write(&certs.server_key, &pair.key).expect("a file");
+    };
+    show(&certs.issue("test server", 2001));
+    refused(&[], &["certificate expired", "not valid after 2001-01-01T00:00:00Z"]).await;
+    show(&certs.issue_with("test server", |params| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("etcd-0.example".try_into().expect("a name"))];
+    }));
+    refused(&[], &["a name that it is for can be set as etcd.tls.server_name"]).await;
+    well(&[("TLS__SERVER_NAME", "etcd-0.example")]).await;
+    show(&Pair { cert: good_cert, key: good_key });
+    well(&[]).await;
 }

@@ -56,14 +56,26 @@ impl Certs {
     /// a year gone by makes an expired one. It serves both sides, because
     /// etcd's gateway calls its own server with the server's certificate.
     pub fn issue(&self, common_name: &str, until: i32) -> Pair {
+        self.issue_with(common_name, |params| params.not_after = date_time_ymd(until, 1, 1))
+    }
+
+    /// The same, good until an instant.
+    pub fn issue_until(&self, common_name: &str, until: chrono::DateTime<chrono::Utc>) -> Pair {
+        let since_1970 = std::time::Duration::from_secs(until.timestamp().unsigned_abs());
+        self.issue_with(common_name, |params| params.not_after = date_time_ymd(1970, 1, 1) + since_1970)
+    }
+
+    /// The same with something else in it.
+    pub fn issue_with(&self, common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).expect("these are good names");
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.not_before = date_time_ymd(2000, 1, 1);
-        params.not_after = date_time_ymd(until, 1, 1);
+        params.not_after = date_time_ymd(2100, 1, 1);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
+        change(&mut params);
         let key = KeyPair::generate().expect("a key can be made");
         let cert = params.signed_by(&key, &self.issuer).expect("the authority signs");
         Pair { cert: cert.pem(), key: key.serialize_pem() }

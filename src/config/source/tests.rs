@@ -38,6 +38,13 @@ fn the_fingerprint_is_of_the_content() {
     std::fs::write(&file, "dry_run: false").unwrap();
     assert_ne!(read_fingerprint(&file).unwrap(), first);
     assert_eq!(Fingerprint::of(b"dry_run: true"), first);
+    // The end of a bundle of authorities that is longer than any configuration.
+    let mut bundle = vec![b'a'; 2 * MAX_FILE];
+    std::fs::write(&file, &bundle).unwrap();
+    let first = read_fingerprint_within(&file, 3 * MAX_FILE).unwrap();
+    *bundle.last_mut().unwrap() = b'b';
+    std::fs::write(&file, &bundle).unwrap();
+    assert_ne!(read_fingerprint_within(&file, 3 * MAX_FILE).unwrap(), first);
     std::fs::remove_file(&file).unwrap();
     assert!(read_fingerprint(&file).is_err());
 }
