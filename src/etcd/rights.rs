@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use etcd_client::GetOptions;
+
 use super::cluster::{Cluster, READ_DEADLINE};
 use super::compaction::is_kubernetes;
 use super::error::{Class, Error};
@@ -14,21 +16,34 @@ const LEASE: Duration = Duration::from_secs(10);
 /// No cluster has had so many changes: asked for its hash there, a member refuses, after it has judged the user.
 const FAR_AHEAD: i64 = i64::MAX / 2;
 
-/// Writes a key under the prefix and deletes it again.
+/// Reads the keys under the prefix, writes one and deletes it again. The error tells each of the three that is refused.
 pub async fn try_key(cluster: &Cluster) -> Result<(), Error> {
     let connection = cluster.local().await?;
-    let key = Keys::new(&cluster.etcd().prefix).probe();
+    let keys = Keys::new(&cluster.etcd().prefix);
+    let (all, key) = (keys.all(), keys.probe());
     let deadline = cluster.etcd().request_timeout;
+    // As the janitor reads: the whole range takes a right to all of it.
+    let read = connection.call("Range", deadline, |mut client| {
+        let (all, options) = (all.clone(), GetOptions::new().with_prefix().with_keys_only().with_limit(1));
+        async move { client.get(all, Some(options)).await }
+    });
+    let read = read.await.err();
     let put = connection.call("Put", deadline, |mut client| {
         let key = key.clone();
         async move { client.put(key, "{\"v\":1}", None).await }
     });
-    put.await?;
+    let put = put.await.err();
     let delete = connection.call("DeleteRange", deadline, |mut client| {
         let key = key.clone();
         async move { client.delete(key, None).await }
     });
-    delete.await.map(|_| ())
+    let delete = delete.await.err();
+    let mut refused = [read, put, delete].into_iter().flatten();
+    let Some(mut first) = refused.next() else { return Ok(()) };
+    for other in refused {
+        first.text.push_str(&format!("; {}: {}", other.method, other.text));
+    }
+    Err(first)
 }
 
 /// Reads what tells a kube-apiserver's keyspace.

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use etcd_client::{AlarmAction, AlarmType, Client, Permission, UserAddOptions};
+use etcd_client::{AlarmAction, AlarmType, Client, Permission, PutOptions, UserAddOptions, WatchOptions};
 
 use super::rounds::PATIENCE;
 use crate::support::certs::Pair;
 use crate::support::rounds::{assert_one_at_a_time, knows_all, not_due, says, says_problem};
 use crate::support::scrape::{Connection, MetricSample, samples};
-use crate::support::{Auth, Cluster, Janitor, Recorder, Spec, Tls, Token, due_in, eventually};
+use crate::support::{Auth, Cluster, Janitor, Recorder, Spec, Tls, Token, due_in, eventually, usual_release};
 
 const PREFIX: &str = "/etcd-janitor/";
 const PASSWORD: &str = "battery staple";
@@ -62,8 +62,12 @@ pub async fn started(cluster: &Cluster, method: &str) -> f64 {
     count
 }
 
-/// Which of the janitor's requests this client may send.
-async fn allowed(client: &mut Client) -> Vec<(&'static str, bool)> {
+/// Which of the janitor's requests this client may send. `root` makes what they are about.
+async fn allowed(client: &mut Client, root: &mut Client) -> Vec<(&'static str, bool)> {
+    // A place in the queue, as the janitors make it.
+    let lease = root.lease_grant(60, None).await.expect("a lease").id();
+    let with_lease = PutOptions::new().with_lease(lease);
+    root.put(format!("{PREFIX}v1/turn/{lease:016x}"), "", Some(with_lease)).await.expect("a place");
     let mut tried = Vec::new();
     let mut note = |request, result: Result<(), etcd_client::Error>| {
         let words = result.err().map(|error| error.to_string()).unwrap_or_default();
@@ -74,7 +78,11 @@ async fn allowed(client: &mut Client) -> Vec<(&'static str, bool)> {
     note("MemberList", client.member_list().await.map(drop));
     note("Alarm (list)", client.alarm(AlarmAction::Get, AlarmType::None, None).await.map(drop));
     note("keys below `etcd.prefix`", client.put(format!("{PREFIX}v1/probe"), "", None).await.map(drop));
+    note("Watch below `etcd.prefix`", watched(client).await);
     note("LeaseGrant", client.lease_grant(10, None).await.map(drop));
+    note("LeaseKeepAlive", client.lease_keep_alive(lease).await.map(drop));
+    note("LeaseTimeToLive", client.lease_time_to_live(lease, None).await.map(drop));
+    note("LeaseRevoke", client.lease_revoke(lease).await.map(drop));
     // Nothing to compact or to clear there, no member to lead: what is refused for that is not refused to the user.
     note("Compact", client.compact(1, None).await.map(drop));
     note("MoveLeader", client.move_leader(1).await.map(drop));
@@ -82,6 +90,18 @@ async fn allowed(client: &mut Client) -> Vec<(&'static str, bool)> {
     note("HashKV", client.hash_kv(0).await.map(drop));
     note("Defragment", client.defragment().await.map(drop));
     tried
+}
+
+/// etcd refuses a watch after it has begun, with words alone.
+async fn watched(client: &mut Client) -> Result<(), etcd_client::Error> {
+    let mut stream = client.watch(PREFIX, Some(WatchOptions::new().with_prefix())).await?;
+    match tokio::time::timeout(Duration::from_millis(500), stream.message()).await {
+        Ok(Ok(Some(message))) if message.canceled() => {
+            Err(etcd_client::Error::WatchError(message.cancel_reason().to_owned()))
+        }
+        Ok(Err(error)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The table in docs/auth.md is what was measured.
@@ -92,10 +112,11 @@ async fn each_release_asks_for_the_rights_that_the_documentation_tells() {
     for release in releases {
         let cluster = Cluster::start(with_auth(release, 1)).await;
         add_users(&cluster).await;
+        let mut root = cluster.client(0).await;
         for (user, name) in
             [(None, "nobody"), (Some("nobody"), "any user"), (Some("keys"), "role"), (Some("maintainer"), "root")]
         {
-            for (request, may) in allowed(&mut client(&cluster, user).await).await {
+            for (request, may) in allowed(&mut client(&cluster, user).await, &mut root).await {
                 if !least.iter().any(|(known, _)| *known == request) {
                     least.push((request, Vec::new()));
                 }
@@ -280,33 +301,85 @@ async fn authentication_is_enabled_and_disabled_while_it_runs() {
     }
 }
 
-/// A member that restarts has forgotten every token, and one that was idle for longer than tokens live knows ours no more.
-/// An idle janitor on a release whose Status takes no token has nothing but its watch that notices.
+/// A member that restarts has forgotten every token, one that was idle for longer than tokens live knows ours no more, and
+/// a user that is added makes the revision of all of them old. An idle janitor on a release whose Status takes no token
+/// has nothing but its watch that notices.
+async fn lost_and_old_tokens_are_renewed(release: &str, token: Token) {
+    let spec = with_tokens(release, 1, Duration::from_secs(5));
+    let auth = Auth { root_password: PASSWORD.to_owned(), token };
+    let mut cluster = Cluster::start(Spec { auth: Some(auth), ..spec }).await;
+    let janitor = Janitor::start(&cluster, 0, &alone(&not_due())).await;
+    knows_all(&janitor, 1).await;
+    let seen = async |reason: &str| {
+        let hold = janitor.command(&["hold", "--for", "1h", "--reason", reason]).await;
+        assert!(hold.status.success(), "{}", text(&hold.stderr));
+        says(&janitor, "the hold is seen", PATIENCE, |status| status["hold"]["reason"] == reason).await;
+        let released = janitor.command(&["release"]).await;
+        assert!(released.status.success(), "{}", text(&released.stderr));
+        says(&janitor, "its end is seen", PATIENCE, |status| status["hold"].is_null()).await;
+    };
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    seen("tokens are old").await;
+    cluster.restart(0).await;
+    seen("tokens are lost").await;
+    // Another user and role make the token's auth revision old. A plain client, with a token of just now, is told so.
+    let options = etcd_client::ConnectOptions::new().with_user("root", PASSWORD);
+    let mut plain = Client::connect([&cluster.member(0).client_url], Some(options)).await.expect("root may log in");
+    add_users(&cluster).await;
+    let told = plain.put("elsewhere", "", None).await.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(told.contains("revision of auth store is old") == matches!(token, Token::Jwt { .. }), "{token:?}: {told}");
+    seen("the revision is old").await;
+    let defrag = janitor.command(&["defrag"]).await;
+    assert!(defrag.status.success(), "{release}: {}\n{}", text(&defrag.stderr), janitor.log_tail(20));
+    assert!(janitor.status().await["problem"].is_null(), "{}", janitor.log_tail(10));
+}
+
+#[tokio::test]
+async fn tokens_of_an_old_auth_revision_are_renewed() {
+    lost_and_old_tokens_are_renewed("3.5.30", Token::Jwt { ttl: Duration::from_secs(5) }).await;
+}
+
 #[tokio::test]
 #[ignore = "of the matrix: `make matrix` runs it"]
 async fn tokens_that_are_lost_or_old_are_renewed_by_an_idle_janitor_too() {
-    for release in ["3.5.16", "3.5.30"] {
-        let mut cluster = Cluster::start(with_tokens(release, 1, Duration::from_secs(5))).await;
-        let janitor = Janitor::start(&cluster, 0, &alone(&not_due())).await;
-        knows_all(&janitor, 1).await;
-        let seen = async |reason: &str| {
-            let hold = janitor.command(&["hold", "--for", "1h", "--reason", reason]).await;
-            assert!(hold.status.success(), "{}", text(&hold.stderr));
-            says(&janitor, "the hold is seen", PATIENCE, |status| status["hold"]["reason"] == reason).await;
-            let released = janitor.command(&["release"]).await;
-            assert!(released.status.success(), "{}", text(&released.stderr));
-            says(&janitor, "its end is seen", PATIENCE, |status| status["hold"].is_null()).await;
-        };
-        tokio::time::sleep(Duration::from_secs(12)).await;
-        seen("tokens are old").await;
-        cluster.restart(0).await;
-        seen("tokens are lost").await;
-        // Another user and role make the token's auth revision old.
-        add_users(&cluster).await;
-        let defrag = janitor.command(&["defrag"]).await;
-        assert!(defrag.status.success(), "{release}: {}\n{}", text(&defrag.stderr), janitor.log_tail(20));
-        assert!(janitor.status().await["problem"].is_null(), "{}", janitor.log_tail(10));
+    let ttl = Duration::from_secs(5);
+    for (release, token) in
+        [("3.5.16", Token::Simple { ttl }), ("3.5.30", Token::Simple { ttl }), ("3.5.16", Token::Jwt { ttl })]
+    {
+        lost_and_old_tokens_are_renewed(release, token).await;
     }
+}
+
+/// A password that is right no more costs etcd a few logins a minute, whatever else is asked, on however many connections,
+/// and also while a member comes back; the new one is tried at once.
+#[tokio::test]
+async fn a_password_that_is_wrong_is_not_tried_again_and_again() {
+    let mut cluster = Cluster::start(with_auth(&usual_release(), 3)).await;
+    let mut janitor = Janitor::prepare(&cluster, 0, &alone(&not_due()).replace("small_cluster: allow, ", ""));
+    add_users(&cluster).await;
+    as_user(&mut janitor, "maintainer");
+    janitor.start_again().await;
+    knows_all(&janitor, 3).await;
+    janitor.command(&["status"]).await;
+
+    let mut root = cluster.client(0).await;
+    root.user_change_password("maintainer", "new words").await.expect("a new password");
+    cluster.restart(1).await;
+    says_problem(&janitor, "auth", PATIENCE).await;
+    let before = started(&cluster, "Authenticate").await;
+    let asks = started(&cluster, "Status").await;
+    for _ in 0..60 {
+        // Each makes it look at all members.
+        janitor.get("/api/v1/status?fresh").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let logins = started(&cluster, "Authenticate").await - before;
+    let asked = started(&cluster, "Status").await - asks;
+    println!("{logins} logins in a minute of {asked} requests for the status");
+    // After 5 s, 10 s, 20 s and 40 s at the earliest.
+    assert!((1.0..=5.0).contains(&logins), "{logins} logins in a minute\n{}", janitor.log_tail(20));
+    fs::write(janitor.folder().join("password"), "new words").expect("the password file");
+    says(&janitor, "it is well again", Duration::from_secs(20), |status| status["problem"].is_null()).await;
 }
 
 /// A password that nobody may use is said, too, when it is the certificate's user that lacks every right.
