@@ -71,14 +71,39 @@ impl Emitted {
 
 #[tokio::test]
 async fn nothing_that_is_secret_comes_out_at_any_log_level() {
+    // Every such token begins with the same words: {"alg":"
+    searched(Token::Jwt { ttl: Duration::from_secs(5) }, |emitted| emitted.find("eyJhbGciOi")).await;
+}
+
+/// These are sixteen letters, a dot and a number, and nothing else that it says is.
+#[tokio::test]
+#[ignore = "of the matrix: `make matrix` runs it"]
+async fn no_simple_token_comes_out_either() {
+    let is_token = |word: &&str| {
+        word.split_once('.').is_some_and(|(letters, number)| {
+            let letters = letters.len() == 16 && letters.bytes().all(|byte| byte.is_ascii_alphabetic());
+            letters && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    let find = move |emitted: &Emitted| {
+        let mut found = Vec::new();
+        for (name, bytes) in &emitted.0 {
+            let text = String::from_utf8_lossy(bytes);
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'));
+            found.extend(words.filter(is_token).map(|word| format!("{name}: {word}")));
+        }
+        found
+    };
+    let known = Emitted(vec![("made".to_owned(), b"token=\"aBcDeFgHiJkLmNoP.17\"".to_vec())]);
+    assert_eq!(find(&known).len(), 1, "the search can find one");
+    searched(Token::Simple { ttl: Duration::from_secs(5) }, find).await;
+}
+
+async fn searched(token: Token, tokens: impl Fn(&Emitted) -> Vec<String>) {
     let cluster = Cluster::start(Spec {
         members: 1,
         tls: Tls::Mutual,
-        auth: Some(Auth {
-            root_password: PASSWORD.to_owned(),
-            // Every such token begins with the same words.
-            token: Token::Jwt { ttl: Duration::from_secs(5) },
-        }),
+        auth: Some(Auth { root_password: PASSWORD.to_owned(), token }),
         ..Spec::default()
     })
     .await;
@@ -158,6 +183,20 @@ async fn nothing_that_is_secret_comes_out_at_any_log_level() {
         answered(&emitted, "etcd_janitor_turn_held") && answered(&emitted, "api_version"),
         "the right token opens it"
     );
+    // A port of its own certificate, after one whose key is another's.
+    let shown = cluster.certs().issue("janitor", 2098);
+    let (http_cert, http_key) = (janitor.folder().join("http.crt"), janitor.folder().join("http.key"));
+    fs::write(&http_cert, &shown.cert).expect("a file");
+    fs::write(&http_key, &other.key).expect("a file");
+    let tls = format!("http: {{ tls: {{ cert_file: {}, key_file: {} }} }}\n", http_cert.display(), http_key.display());
+    janitor.write_config(&format!("{}{tls}", yaml(&due_in(1800))));
+    says(&janitor, "the listener has no new certificate").await;
+    fs::write(&http_key, &shown.key).expect("a file");
+    let served = || async { janitor.command(&["probe", "livez"]).await.status.success().then_some(()) };
+    eventually("it serves with its own", PATIENCE, served).await;
+    for words in [&["status"][..], &["config", "show"], &["check"], &["probe", "readyz"]] {
+        emitted.run(&janitor, words).await;
+    }
     emitted.take("cmdline", fs::read(format!("/proc/{pid}/cmdline")).expect("it runs"));
     emitted.take("environ", fs::read(format!("/proc/{pid}/environ")).expect("it runs"));
     let mut client = cluster.client(0).await;
@@ -171,13 +210,14 @@ async fn nothing_that_is_secret_comes_out_at_any_log_level() {
     // The search can find something, and the log is one at the highest level.
     assert!(answered(&emitted, "\"level\":\"TRACE\"") && answered(&emitted, &password.display().to_string()));
 
-    let (key, other) = (heart(&key), heart(&other.key));
-    // The beginning of every JWT: {"alg":"
-    let secrets = [PASSWORD, WRONG_PASSWORD, BEARER, GUESSED, &key, &other, "eyJhbGciOi", "PRIVATE KEY-----"];
+    let (key, other, shown) = (heart(&key), heart(&other.key), heart(&shown.key));
+    let secrets = [PASSWORD, WRONG_PASSWORD, BEARER, GUESSED, &key, &other, &shown, "PRIVATE KEY-----"];
     for secret in secrets {
         let found = emitted.find(secret);
         assert!(found.is_empty(), "{secret} is in\n{}", found.join("\n"));
     }
+    let found = tokens(&emitted);
+    assert!(found.is_empty(), "tokens are in\n{}", found.join("\n"));
 }
 
 /// Neither a core after a crash nor another process of the same user gets at what it holds: the kernel gives such a
