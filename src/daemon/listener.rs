@@ -45,13 +45,16 @@ impl Listener {
 
     /// Takes over what the files say now.
     pub(super) fn renew(&mut self, config: &Config, now: Now) {
-        let access = access(config);
         let file = &config.http.bearer_token_file;
         // A file that is rewritten in place is empty for a moment; who has the token of a moment before is not locked out.
-        let empty = file.as_ref().is_some_and(|path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0));
         let known = *file == self.token_file && matches!(*self.access.borrow(), Access::Bearer(_));
-        if !(empty && known) {
-            self.access.send_replace(access);
+        match file {
+            Some(path) if known && std::fs::metadata(path).is_ok_and(|found| found.len() == 0) => {
+                tracing::warn!(path = %path.display(), "http.bearer_token_file is empty: the token read before stays");
+            }
+            _ => {
+                self.access.send_replace(access(config));
+            }
         }
         self.token_file.clone_from(file);
         self.show(&config.http.tls, now);

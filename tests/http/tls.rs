@@ -26,9 +26,13 @@ struct Pem {
 }
 
 fn pem(until: i32) -> Pem {
+    pem_with(|params| params.not_after = date_time_ymd(until, 1, 1))
+}
+
+fn pem_with(change: impl FnOnce(&mut CertificateParams)) -> Pem {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.not_before = date_time_ymd(2000, 1, 1);
-    params.not_after = date_time_ymd(until, 1, 1);
+    change(&mut params);
     let key = KeyPair::generate().unwrap();
     Pem { cert: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
@@ -43,6 +47,10 @@ fn server(pem: &Pem) -> Transport {
 
 /// Asks as a scraper does that trusts this certificate alone.
 async fn get(address: std::net::SocketAddr, trusted: &Pem, path: &str) -> std::io::Result<Answer> {
+    get_with(address, trusted, path, "X: none").await
+}
+
+async fn get_with(address: std::net::SocketAddr, trusted: &Pem, path: &str, header: &str) -> std::io::Result<Answer> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(trusted.cert.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -50,7 +58,9 @@ async fn get(address: std::net::SocketAddr, trusted: &Pem, path: &str) -> std::i
     let connector = TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()));
     let stream = TcpStream::connect(address).await?;
     let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(Answer::parse(&answer))
@@ -229,6 +239,53 @@ async fn a_daemon_without_a_usable_certificate_talks_to_nobody_until_there_is_on
     assert!(!in_clear_text(&daemon).await.starts_with(b"HTTP/"));
     let complaints = daemon.log().matches("is encrypted with a passphrase").count();
     assert_eq!(complaints, 1, "{}", daemon.log());
+}
+
+/// No file changes when a certificate ends.
+#[tokio::test]
+async fn a_certificate_that_ends_while_it_is_shown_is_said() {
+    let ends = chrono::Utc::now() + chrono::TimeDelta::seconds(12);
+    let since_1970 = Duration::from_secs(ends.timestamp().unsigned_abs());
+    let soon = pem_with(|params| params.not_after = date_time_ymd(1970, 1, 1) + since_1970);
+    let mut daemon = Daemon::prepare(&soon);
+    daemon.start();
+    daemon.until("it serves", async || daemon.run(&["probe", "readyz"]).0 == Some(0)).await;
+    let told = format!("tls.crt expired on {}", ends.format("%Y-%m-%dT%H:%M:%SZ"));
+    assert!(chrono::Utc::now() > ends || !daemon.log().contains("expired on"), "{}", daemon.log());
+    daemon.until("its end is said", async || daemon.log().contains(&told)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(daemon.log().matches(&told).count(), 1, "{}", daemon.log());
+    // A good one ends that, too.
+    let good = pem(2100);
+    daemon.write(&good);
+    daemon.until("the new one is shown", async || get(daemon.port.address(), &good, "/livez").await.is_ok()).await;
+    let status =
+        get_with(daemon.port.address(), &good, "/api/v1/status", "Authorization: Bearer hunter2").await.unwrap();
+    assert!(status.status == 200 && !status.body.contains("expired on"), "{}", status.body);
+}
+
+/// A token's file that is rewritten in place is empty for a moment, and that moment locks nobody out. Without a file nobody
+/// is let in.
+#[tokio::test]
+async fn a_token_stays_while_its_file_is_rewritten() {
+    let shown = pem(2100);
+    let mut daemon = Daemon::prepare(&shown);
+    let token = daemon.folder.path().join("token");
+    daemon.start();
+    daemon.until("it serves", async || daemon.run(&["probe", "readyz"]).0 == Some(0)).await;
+    let address = daemon.port.address();
+    let metrics = async |token: &str| {
+        get_with(address, &shown, "/metrics", &format!("Authorization: Bearer {token}")).await.unwrap().status
+    };
+    assert_eq!((metrics("hunter2").await, metrics("").await), (200, 401));
+    fs::write(&token, "").unwrap();
+    daemon.until("it is noticed", async || daemon.log().contains("the token read before stays")).await;
+    assert_eq!((metrics("hunter2").await, metrics("").await), (200, 401));
+    fs::write(&token, "*******").unwrap();
+    daemon.until("the new one counts", async || metrics("*******").await == 200).await;
+    assert_eq!(metrics("hunter2").await, 401);
+    fs::remove_file(&token).unwrap();
+    daemon.until("nobody is let in", async || metrics("*******").await == 401).await;
 }
 
 async fn in_clear_text(daemon: &Daemon) -> Vec<u8> {
