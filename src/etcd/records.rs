@@ -258,7 +258,7 @@ pub(super) async fn delete_as_seen(
     Ok(true)
 }
 
-/// Most rounds that are read one by one, where together they are too much.
+/// Most rounds that are read one by one, where together they are too much, or are removed at a time.
 const MOST_ALONE: usize = 64;
 
 /// The newest `limit` recorded rounds, newest first. What cannot be read or believed is left out ([`kept`]).
@@ -324,7 +324,8 @@ async fn trim(cluster: &Cluster, connection: &Connection, limit: usize) -> Resul
     let now = Clock::new().now().wall;
     let rounds = recorded(connection, deadline, &keys).await?;
     let (ahead, rounds): (Vec<_>, Vec<_>) = rounds.into_iter().rev().partition(|round| round.is_far_ahead(now));
-    for round in ahead.into_iter().chain(rounds.into_iter().skip(limit)) {
+    // The next record removes more: who waits for this one is not to wait for all that somebody else has written.
+    for round in ahead.into_iter().chain(rounds.into_iter().skip(limit)).take(MOST_ALONE) {
         let key = keys.round(round);
         connection
             .call("DeleteRange", deadline, |mut client| {
