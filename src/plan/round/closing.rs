@@ -54,9 +54,11 @@ impl Round {
         None
     }
 
-    /// A member that had work and did not get it done is on record; one that had none leaves no trace.
+    /// A member that had work and did not get it done is on record; one that had none leaves no trace, nor does a dry
+    /// run.
     fn worth_recording(&self, outcome: Outcome) -> bool {
-        self.needed && matches!(outcome, Outcome::Skipped(reason) if reason != Reason::Quiesced)
+        let skipped = matches!(outcome, Outcome::Skipped(reason) if reason != Reason::Quiesced);
+        self.needed && skipped && !self.policy.dry_run
     }
 
     pub(super) fn closing_settled(&mut self, settled: Result<(), Blocked>, now: Now, steps: &mut Vec<Step>) {
