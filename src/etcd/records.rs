@@ -61,7 +61,7 @@ async fn read_through(cluster: &Cluster, connection: &Connection, round: RoundId
         hold: hold.kvs().first().map(stored),
         // A key without a lease is nobody's place: it would be before everybody for ever.
         turns: turns.kvs().iter().filter(|kv| kv.lease() != 0).map(place).collect(),
-        outcomes: outcomes.kvs().iter().filter_map(outcome).collect(),
+        outcomes: outcomes.kvs().iter().filter_map(|kv| outcome(kv.key(), kv.value())).collect(),
     };
     records.turns.sort_by_key(|place| place.create_revision);
     Ok(records)
@@ -114,10 +114,11 @@ fn place(kv: &KeyValue) -> Place {
     Place { lease: kv.lease(), create_revision: kv.create_revision(), value: read(kv.value()) }
 }
 
-/// The outcome of a member. One that cannot be read is left out: it is for people, and blocks nothing.
-fn outcome(kv: &KeyValue) -> Option<(MemberId, Outcome)> {
-    let record: RoundRecord = read(kv.value()).ok()?;
-    Some((record.member, record.outcome))
+/// The outcome of the member that the key names. That there is a record is enough to end the round for that member: one
+/// that cannot be read (of a newer release, say) is an outcome that is not known here, and is not written over.
+fn outcome(key: &[u8], value: &[u8]) -> Option<(MemberId, Outcome)> {
+    let member = str::from_utf8(key).ok()?.rsplit('/').next()?.parse().ok()?;
+    Some((member, read(value).map_or(Outcome::Unknown, |record: RoundRecord| record.outcome)))
 }
 
 pub(super) fn local_error(endpoint: &str, unreadable: &Unreadable) -> Error {
@@ -335,4 +336,36 @@ async fn trim(cluster: &Cluster, connection: &Connection, limit: usize) -> Resul
             .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::reason::Failure;
+
+    const KEY: &[u8] = b"/etcd-janitor/v1/rounds/cron-20261122T000000Z/000000000000002a";
+    const ROUND: &str = "cron-20261122T000000Z";
+
+    fn told(value: &str) -> Option<(MemberId, Outcome)> {
+        outcome(KEY, value.as_bytes())
+    }
+
+    #[test]
+    fn a_record_is_an_outcome_of_the_member_in_its_key_whatever_is_in_it() {
+        let of = |v: u32, member: &str, outcome: &str| {
+            format!(
+                r#"{{"v":{v},"round":"{ROUND}","member":"{member}","name":"m","ended_at":"2026-11-22T00:00:00Z",{outcome}}}"#
+            )
+        };
+        let restarted = r#""outcome":"failed","reason":"restarted""#;
+        let failed = Some((MemberId(0x2a), Outcome::Failed(Failure::Restarted)));
+        assert_eq!(told(&of(1, "000000000000002a", restarted)), failed);
+        assert_eq!(told(&of(1, "0000000000000007", restarted)), failed);
+        // Of a newer release, with a reason that it has added, and no record at all.
+        let unknown = Some((MemberId(0x2a), Outcome::Unknown));
+        assert_eq!(told(&of(2, "000000000000002a", restarted)), unknown);
+        assert_eq!(told(&of(1, "000000000000002a", r#""outcome":"skipped","reason":"full_moon""#)), unknown);
+        assert_eq!(told("rubbish"), unknown);
+        assert_eq!(outcome(b"/etcd-janitor/v1/rounds/cron-20261122T000000Z/elsewhere", b"{}"), None);
+    }
 }
