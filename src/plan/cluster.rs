@@ -356,6 +356,11 @@ pub fn listed(look: &Look, me: MemberId) -> Result<(), Blocked> {
     Ok(())
 }
 
+/// Whether this member surely is in the list no more.
+pub fn has_left(look: &Look, member: MemberId) -> bool {
+    matches!(look.listing, Listing::Agreed) && look.member(member).is_none()
+}
+
 /// No CORRUPT and no NOSPACE.
 pub fn no_alarm(look: &Look) -> Result<(), Blocked> {
     let alarms = look.alarms();

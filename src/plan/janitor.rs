@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Look, disarmable};
+use super::cluster::{Look, disarmable, has_left};
 use super::hold::no_hold;
 use super::intent::{Resolution, Resolver, owner_in_queue, target_name};
 use super::member::{MemberId, RoundId, RoundKind};
@@ -235,14 +235,16 @@ impl Janitor {
         self.with_round(|round| round.answer(ticket, answer, now))
     }
 
-    /// An intent that no round of ours owns and whose writer does not stand in the queue.
+    /// An intent that no round of ours owns and whose writer does not stand in the queue. One for a member that has left
+    /// is nobody's, wherever its writer stands.
     fn foreign_intent<'a>(&self, look: &'a Look) -> Option<(i64, &'a Intent)> {
         let stored = look.records.as_ref().ok()?.intent.as_ref()?;
         let intent = stored.value.as_ref().ok()?;
         let own = self.round.as_ref().and_then(Round::own_intent) == Some(stored.mod_revision);
         let in_hand = self.round.as_ref().is_some_and(|round| round.id() == intent.round);
         let being_written = in_hand && intent.instance == self.me.instance;
-        (!own && !being_written && !owner_in_queue(look, intent)).then_some((stored.mod_revision, intent))
+        let orphaned = has_left(look, intent.member) || !owner_in_queue(look, intent);
+        (!own && !being_written && orphaned).then_some((stored.mod_revision, intent))
     }
 
     fn keep_watch(&mut self, now: Now, steps: &mut Vec<Step>) {

@@ -5,7 +5,7 @@ use super::{
     FIGURES_EVERY, Held, OTHERS_EVERY, Permit, Phase, QUEUE_EVERY, QUEUED_EVERY, Round, SETTLE_EVERY, SETTLE_PATIENCE,
     STALE_LOOKS, STILL_BYTES, STILL_PATIENCE, Then,
 };
-use crate::plan::cluster::{Look, done, transferee};
+use crate::plan::cluster::{Look, done, has_left, transferee};
 use crate::plan::intent::is_current;
 use crate::plan::member::MemberId;
 use crate::plan::reason::{Blocked, Outcome, Reason};
@@ -460,10 +460,18 @@ impl Round {
         }
     }
 
-    /// A member that was removed has no business in the queue.
-    fn no_longer_listed(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) -> bool {
-        let agreed = matches!(look.listing, crate::plan::cluster::Listing::Agreed);
-        if !agreed || look.member(self.me.member).is_some() || !self.may_still_be_dropped() {
+    /// A member that was removed has no business in the queue. What was sent to it is waited for without the turn: the
+    /// cluster has nothing to lose by it any more.
+    pub(super) fn no_longer_listed(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) -> bool {
+        if !has_left(look, self.me.member) {
+            return false;
+        }
+        if !self.may_still_be_dropped() {
+            if let Some(held) = self.held.take() {
+                self.say("the local member is no longer in the member list: leaves the queue", steps);
+                let ticket = self.tickets.next();
+                steps.push(Step::Do { ticket, action: Action::Leave { lease: held.lease } });
+            }
             return false;
         }
         self.needed = false;

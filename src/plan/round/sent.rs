@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::judge::{nospace, status_table};
-use super::{Held, Permit, Phase, QUEUE_EVERY, Round, STALE_LOOKS};
+use super::{Held, Permit, Phase, QUEUE_EVERY, Round, STALE_LOOKS, Then};
 use crate::plan::cluster::{Look, all_well, describe, disarmable, transferee};
 use crate::plan::intent::{Resolution, Resolver};
 use crate::plan::reason::{Blocked, Failure, Outcome, Reason};
@@ -64,6 +64,7 @@ impl Round {
         self.lookout.awaiting = None;
         self.lookout.next = now.mono + LOOKOUT_EVERY;
         let Answer::Looked(look) = answer else { return };
+        self.no_longer_listed(&look, now, steps);
         if self.phase == Phase::Sent {
             self.hand_leadership_on(&look, steps);
         }
@@ -146,9 +147,8 @@ impl Round {
                 self.go(Phase::Recovering { since: now.mono }, now.mono);
             }
             Some(Resolution::Void) => {
-                self.stop_draining(steps);
-                self.work.result = Some((Outcome::Unknown, "the member was removed".to_owned()));
-                self.go(Phase::Recording { attempts: 0 }, now.mono);
+                let detail = "the member was removed".to_owned();
+                self.close(Then::End { outcome: Outcome::Unknown, detail }, now, steps);
             }
         }
     }
