@@ -165,6 +165,10 @@ pub async fn write_intent(
 }
 
 /// Writes an outcome and clears the intent it belongs to; keeps the newest `limit` rounds.
+///
+/// # Errors
+///
+/// [`Reason::Nospace`]: etcd refused the record. The intent is gone all the same.
 pub async fn settle(cluster: &Cluster, settle: &Settle, limit: usize) -> Result<(), Blocked> {
     let mut last = None;
     for connection in cluster.through_others().await {
@@ -217,12 +221,18 @@ async fn settle_through(cluster: &Cluster, connection: &Connection, settle: &Set
     }
     match send_txn(connection, deadline, &txn).await {
         Ok(_) => Ok(()),
-        // Under NOSPACE a transaction with a put is refused. The intent must go all the same.
-        Err(error) if error.class == Class::Nospace => match settle.intent {
-            Some(revision) => delete_as_seen(connection, &keys.intent(), revision, deadline).await.map(|_| ()),
-            None => Err(error),
-        },
-        Err(error) => Err(error),
+        Err(error) => {
+            // Under NOSPACE a transaction with a put is refused. The intent must go all the same.
+            if error.class == Class::Nospace
+                && let Some(revision) = settle.intent
+            {
+                delete_as_seen(connection, &keys.intent(), revision, deadline).await?;
+                if settle.record.is_none() {
+                    return Ok(());
+                }
+            }
+            Err(error)
+        }
     }
 }
 

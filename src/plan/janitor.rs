@@ -271,6 +271,13 @@ impl Janitor {
                 self.watch.resolver.reset();
                 steps.push(Step::Adopted(*record));
             }
+            (Asked::Settle(record), Answer::Settled(Err(blocked))) if blocked.reason == Reason::Nospace => {
+                self.watch.resolver.reset();
+                let (round, outcome) = (record.round, record.outcome);
+                let text = format!("NOSPACE is up: {outcome} of {} in {round} is not on record", record.name);
+                steps.push(Step::Say(Say { round: None, text, blocked: None }));
+                steps.push(Step::Adopted(*record));
+            }
             (Asked::Disarm, Answer::Disarmed(result)) => {
                 self.watch.next = now.mono + NOSPACE_EVERY;
                 let text = match result {
@@ -358,7 +365,7 @@ impl Janitor {
         let free = look.records().and_then(|records| no_hold(records.hold.as_ref(), now.wall));
         let clearable = disarmable(look, self.policy.disarm_below, self.policy.quota);
         match clearable.and_then(|members| if members.is_empty() { Ok(members) } else { free.map(|()| members) }) {
-            Ok(members) if members.is_empty() || !leads => {
+            Ok(members) if members.is_empty() || !leads || self.quiesced => {
                 self.watch.nospace = false;
                 self.watch.said = None;
             }

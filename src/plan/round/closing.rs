@@ -22,12 +22,32 @@ impl Round {
 
     /// After the rest the turn goes to the next.
     pub(super) fn rested(&mut self, now: Now, steps: &mut Vec<Step>) {
-        let (outcome, detail) = self.work.result.clone().unwrap_or((Outcome::Unknown, String::new()));
-        self.go(
-            Phase::Closing { then: Then::End { outcome, detail }, cleared: true, recorded: true, attempts: 0 },
-            now.mono,
-        );
+        let then = if self.unrecorded { Then::Record } else { self.worked() };
+        self.go(Phase::Closing { then, cleared: true, recorded: true, attempts: 0 }, now.mono);
         steps.extend(self.tick(now));
+    }
+
+    /// The end of a round in which a defrag was sent.
+    fn worked(&self) -> Then {
+        let (outcome, detail) = self.work.result.clone().unwrap_or((Outcome::Unknown, String::new()));
+        Then::End { outcome, detail }
+    }
+
+    /// The outcome that NOSPACE kept from being recorded was tried again. Without the turn: a rescue waits for that.
+    pub(super) fn owed(&mut self, settled: Result<(), Blocked>, now: Now, steps: &mut Vec<Step>) {
+        match settled {
+            Err(blocked) if !self.quiesced && now.mono < self.ends => {
+                self.block(blocked, steps);
+                self.go(Phase::Owing, now.mono + self.policy.retry_every);
+            }
+            other => {
+                if let Err(blocked) = other {
+                    self.say(format!("the outcome could not be recorded: {blocked}"), steps);
+                }
+                let then = self.worked();
+                self.go(Phase::Closing { then, cleared: true, recorded: true, attempts: 0 }, now.mono);
+            }
+        }
     }
 
     /// The next thing to tidy up; none when all is done, and the round has ended or approaches again.
@@ -49,6 +69,7 @@ impl Round {
         }
         match then {
             Then::Retry => self.go(Phase::Approaching, now.mono + self.policy.retry_every),
+            Then::Record => self.go(Phase::Owing, now.mono),
             Then::End { outcome, detail } => self.end(outcome, detail, steps),
         }
         None

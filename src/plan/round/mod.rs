@@ -72,6 +72,7 @@ enum Phase {
     Caring,
     Disarming,
     Resting,
+    Owing,
     Closing { then: Then, cleared: bool, recorded: bool, attempts: u32 },
     Over,
 }
@@ -81,6 +82,8 @@ enum Phase {
 enum Then {
     /// Approach again: the reason may pass inside the window.
     Retry,
+    /// The outcome is known and not on record yet.
+    Record,
     /// The round is over.
     End { outcome: Outcome, detail: String },
 }
@@ -151,6 +154,8 @@ pub struct Round {
     withdrawn: Option<Reason>,
     draining: bool,
     cautioned: bool,
+    /// NOSPACE kept the outcome from being recorded.
+    unrecorded: bool,
     /// How many last looks had grown old before the send.
     stale: u32,
     work: Work,
@@ -183,6 +188,7 @@ impl Round {
             withdrawn: None,
             draining: false,
             cautioned: false,
+            unrecorded: false,
             stale: 0,
             work: Work::default(),
         }
@@ -244,6 +250,7 @@ impl Round {
             Phase::Recording { .. } => "recording the outcome",
             Phase::Caring | Phase::Disarming => "looking after alarms",
             Phase::Resting => "resting before the next member",
+            Phase::Owing => "waiting for NOSPACE to pass, to record the outcome",
             Phase::Closing { .. } => "leaving the queue",
             Phase::Over => "over",
         }
@@ -342,7 +349,7 @@ impl Round {
         !self.is_sent()
             && !matches!(
                 self.phase,
-                Phase::Caring | Phase::Disarming | Phase::Resting | Phase::Closing { .. } | Phase::Over
+                Phase::Caring | Phase::Disarming | Phase::Resting | Phase::Owing | Phase::Closing { .. } | Phase::Over
             )
     }
 
@@ -390,7 +397,7 @@ impl Round {
                 Action::MoveLeader { from: self.me.member, to: *to, deadline: self.policy.request_timeout }
             }
             Phase::Comparing => Action::CompareHash,
-            Phase::Recording { .. } => self.settle_action(now),
+            Phase::Recording { .. } | Phase::Owing => self.settle_action(now),
             Phase::Resting => return self.rested(now, steps),
             Phase::Closing { .. } => match self.next_closing(now, steps) {
                 Some(action) => action,

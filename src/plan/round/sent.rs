@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::judge::{nospace, status_table};
 use super::{Held, Permit, Phase, QUEUE_EVERY, Round, STALE_LOOKS, Then};
 use crate::plan::cluster::{Look, all_well, describe, disarmable, transferee};
+use crate::plan::hold::no_hold;
 use crate::plan::intent::{Resolution, Resolver};
 use crate::plan::reason::{Blocked, Failure, Outcome, Reason};
 use crate::plan::step::{Action, Answer, Hashes, Sent, Step, Ticket};
@@ -218,6 +219,12 @@ impl Round {
                     self.intent = None;
                     self.go(Phase::Caring, now.mono);
                 }
+                // The alarm rose in mid-defrag. The intent is gone all the same; the record waits until the alarm is.
+                Err(blocked) if blocked.reason == Reason::Nospace => {
+                    self.intent = None;
+                    self.unrecorded = true;
+                    self.go(Phase::Caring, now.mono);
+                }
                 Err(blocked) if attempts < RECORD_ATTEMPTS => {
                     self.block(blocked, steps);
                     self.go(Phase::Recording { attempts: attempts + 1 }, now.mono + QUEUE_EVERY);
@@ -225,6 +232,7 @@ impl Round {
                 // Any janitor that sees the intent settles it: the member's own count says that the defrag ended.
                 Err(_) => self.go(Phase::Caring, now.mono),
             },
+            Phase::Owing => self.owed(settled, now, steps),
             Phase::Closing { .. } => self.closing_settled(settled, now, steps),
             _ => {}
         }
@@ -234,9 +242,11 @@ impl Round {
     pub(super) fn care(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) {
         self.blocked = None;
         self.say(format!("cluster after the defrag: {}", status_table(look)), steps);
-        let disarm =
-            if nospace(look) { disarmable(look, self.policy.disarm_below, self.policy.quota) } else { Ok(Vec::new()) };
-        match disarm {
+        let disarm = || {
+            self.may_disarm(look, now)?;
+            disarmable(look, self.policy.disarm_below, self.policy.quota)
+        };
+        match if nospace(look) { disarm() } else { Ok(Vec::new()) } {
             Ok(members) if !members.is_empty() => {
                 self.say("every member is below the threshold: clears NOSPACE", steps);
                 self.go(Phase::Disarming, now.mono);
@@ -248,6 +258,14 @@ impl Round {
                 self.rest(now);
             }
         }
+    }
+
+    /// Clearing an alarm is maintenance like any other.
+    fn may_disarm(&self, look: &Look, now: Now) -> Result<(), Blocked> {
+        if self.quiesced {
+            return Err(Blocked::new(Reason::Quiesced, "told to start nothing new"));
+        }
+        no_hold(look.records()?.hold.as_ref(), now.wall)
     }
 
     pub(super) fn disarmed(&mut self, result: Result<(), Blocked>, now: Now, steps: &mut Vec<Step>) {
