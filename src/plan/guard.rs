@@ -76,3 +76,57 @@ pub fn short_enough(look: &Look, member: MemberId, in_use: u64, policy: &Policy)
 pub fn forecast_for(look: &Look, member: MemberId, in_use: u64, recorded: Rates) -> Forecast {
     forecast(in_use, recorded, measured_by_etcd(member, look))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::examples::{at, look, policy};
+
+    const ME: MemberId = MemberId(1);
+
+    /// Of 1 GiB in use at `rate` seconds per GiB on record, with 25 s accepted by the budget and 600 s by the timeout.
+    fn refused(rate: f64, change: impl FnOnce(&mut Policy)) -> Option<String> {
+        let mut policy = Policy { recorded: Rates { own: Some(rate), others: None }, ..policy() };
+        change(&mut policy);
+        let blocked = short_enough(&look(at(0), "3.5.30", 3), ME, 1 << 30, &policy).err()?;
+        assert_eq!(blocked.reason, Reason::LivenessBudget);
+        Some(blocked.detail)
+    }
+
+    #[test]
+    fn a_forecast_above_the_budget_is_refused_and_one_at_it_is_not() {
+        assert_eq!(refused(25.0, |_| ()), None);
+        let text = refused(25.1, |_| ()).unwrap();
+        assert!(text.contains("forecast 25.1 s") && text.contains("at most 25.0 s"), "{text}");
+        assert!(text.contains("defrag.liveness_budget"), "{text}");
+    }
+
+    #[test]
+    fn a_forecast_above_the_timeout_is_refused_even_without_a_budget() {
+        let unchecked = |policy: &mut Policy| policy.liveness_budget = None;
+        assert_eq!(refused(600.0, unchecked), None);
+        let text = refused(600.5, unchecked).unwrap();
+        assert!(text.contains("forecast 600.5 s") && text.contains("at most 600.0 s"), "{text}");
+        assert!(text.contains("defrag.timeout"), "{text}");
+    }
+
+    #[test]
+    fn a_copy_needs_a_tenth_and_a_segment_more_than_what_is_in_use() {
+        let on = |version: &str, free| {
+            let look = Look { disk: Some(Ok(Disk { free })), ..look(at(0), version, 3) };
+            enough_space(&look, look.members[0].status.as_ref().unwrap()).map_err(|blocked| blocked.detail)
+        };
+        let needed = (1 << 30) + (1 << 30) / 10 + (64 << 20);
+        assert_eq!(on("3.5.30", needed), Ok(()));
+        let text = on("3.5.30", needed - 1).unwrap_err();
+        assert!(text.contains(&format!("needs {needed}")) && !text.contains("18810"), "{text}");
+        assert!(on("3.5.16", needed - 1).unwrap_err().contains("etcd-io/etcd#18810"));
+    }
+
+    #[test]
+    fn three_voters_are_no_small_cluster() {
+        let of = |voters, allowed| cluster_size(&look(at(0), "3.5.30", voters), allowed).is_ok();
+        assert_eq!([of(1, false), of(2, false), of(3, false)], [false, false, true]);
+        assert!(of(1, true) && of(2, true));
+    }
+}

@@ -7,8 +7,11 @@
 //! Its one danger: a decision made on an old look. Every value that describes the cluster carries the instant at
 //! which its reading *began*.
 
+pub mod cautions;
 pub mod cluster;
 pub mod compaction;
+#[cfg(test)]
+mod examples;
 pub mod firing;
 pub mod forecast;
 pub mod growth;

@@ -11,6 +11,8 @@ pub enum Class {
     DiskFull,
     /// With an open Snapshot: that blocks on every release, and here it could cost data.
     OpenSnapshot,
+    /// Never: the proofs that are asked for anyway cover it. Said before a defrag is sent.
+    Warn,
 }
 
 /// One known defect.
@@ -29,7 +31,7 @@ pub struct Defect {
 type Release = (u64, u64, u64);
 
 /// All that are known.
-pub const DEFECTS: [Defect; 3] = [
+pub const DEFECTS: [Defect; 4] = [
     Defect {
         class: Class::Refuse,
         what: "a crash during a defrag can make the member's revisions drift from the others'",
@@ -48,6 +50,13 @@ pub const DEFECTS: [Defect; 3] = [
         class: Class::OpenSnapshot,
         what: "a snapshot that is streamed while a defrag ends can be corrupt",
         upstream: "etcd-io/etcd#20271",
+        fixed_in: &[(3, 4, 38), (3, 5, 23), (3, 6, 5)],
+    },
+    Defect {
+        class: Class::Warn,
+        what: "a lease that is being revoked can be renewed as if it lived, so that only the last look tells that a turn \
+               is gone",
+        upstream: "etcd-io/etcd#20590",
         fixed_in: &[(3, 4, 38), (3, 5, 23), (3, 6, 5)],
     },
 ];
@@ -113,16 +122,16 @@ mod tests {
 
     #[test]
     fn each_release_has_its_own_defects() {
-        use Class::{DiskFull, OpenSnapshot, Refuse};
+        use Class::{DiskFull, OpenSnapshot, Refuse, Warn};
         for (version, expected) in [
-            ("3.3.27", &[Refuse, DiskFull, OpenSnapshot][..]),
-            ("3.4.23", &[DiskFull, OpenSnapshot]),
+            ("3.3.27", &[Refuse, DiskFull, OpenSnapshot, Warn][..]),
+            ("3.4.23", &[DiskFull, OpenSnapshot, Warn]),
             ("3.4.38", &[DiskFull]),
-            ("3.5.1", &[Refuse, DiskFull, OpenSnapshot]),
-            ("3.5.16", &[DiskFull, OpenSnapshot]),
-            ("3.5.17", &[OpenSnapshot]),
+            ("3.5.1", &[Refuse, DiskFull, OpenSnapshot, Warn]),
+            ("3.5.16", &[DiskFull, OpenSnapshot, Warn]),
+            ("3.5.17", &[OpenSnapshot, Warn]),
             ("3.5.30", &[]),
-            ("3.6.4", &[OpenSnapshot]),
+            ("3.6.4", &[OpenSnapshot, Warn]),
             ("3.6.5", &[]),
             ("3.7.0-alpha.0", &[]),
             ("unheard of", &[]),

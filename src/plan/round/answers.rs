@@ -5,6 +5,7 @@ use super::{
     FIGURES_EVERY, Held, OTHERS_EVERY, Permit, Phase, QUEUE_EVERY, QUEUED_EVERY, Round, SETTLE_EVERY, SETTLE_PATIENCE,
     STALE_LOOKS, STILL_BYTES, STILL_PATIENCE, Then,
 };
+use crate::plan::cautions::{of_guards, of_turn};
 use crate::plan::cluster::{Look, done, has_left, transferee};
 use crate::plan::intent::is_current;
 use crate::plan::member::MemberId;
@@ -283,7 +284,8 @@ impl Round {
 
     fn write_intent(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) {
         if !std::mem::replace(&mut self.cautioned, true) {
-            for caution in self.cautions(look) {
+            let me = self.me.member;
+            for caution in [of_guards(look, me, &self.policy), of_turn(look, me, &self.policy)].concat() {
                 self.say(caution, steps);
             }
         }

@@ -83,3 +83,86 @@ impl Round {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::plan::examples::{at, look, policy};
+    use crate::plan::member::{RoundId, RoundKind};
+    use crate::plan::round::Start;
+    use crate::plan::step::{Me, Tickets};
+
+    fn round() -> Round {
+        let id = RoundId { kind: RoundKind::Cron, due: DateTime::<Utc>::UNIX_EPOCH };
+        let start = Start { id, late: Default::default(), jitter: Default::default() };
+        let me = Me { member: MemberId(1), name: "m1".into(), instance: "i".into(), holder: "pod".into() };
+        Round::new(start, me, policy(), Tickets::default(), at(0))
+    }
+
+    /// Three members, of which the last one leads since term 2.
+    fn seen(seconds: u64) -> Look {
+        look(at(seconds), "3.5.30", 3)
+    }
+
+    fn elected(mut look: Look, leader: u64, term: u64) -> Look {
+        for member in &mut look.members {
+            let status = member.status.as_mut().unwrap();
+            (status.leader, status.term) = (Some(MemberId(leader)), term);
+        }
+        look
+    }
+
+    fn judged(round: &mut Round, look: &Look) -> Result<(), Reason> {
+        round.notice(look);
+        round.calm_enough(look).map_err(|blocked| blocked.reason)
+    }
+
+    #[test]
+    fn the_first_look_proves_nothing_and_one_ten_seconds_later_does() {
+        let mut round = round();
+        assert_eq!(judged(&mut round, &seen(100)), Err(Reason::LeaderChanged));
+        assert_eq!(judged(&mut round, &seen(109)), Err(Reason::LeaderChanged));
+        assert_eq!(judged(&mut round, &seen(110)), Ok(()));
+    }
+
+    #[test]
+    fn a_change_of_leader_or_of_term_is_waited_for_and_one_of_its_own_is_not() {
+        let mut round = round();
+        round.notice(&seen(0));
+        assert_eq!(judged(&mut round, &elected(seen(100), 2, 3)), Err(Reason::LeaderChanged));
+        assert_eq!(judged(&mut round, &elected(seen(110), 2, 4)), Err(Reason::LeaderChanged), "the same in a new term");
+        assert_eq!(judged(&mut round, &elected(seen(120), 2, 4)), Ok(()));
+        round.notice(&elected(seen(130), 3, 5));
+        round.expect_leader(MemberId(3), 5);
+        assert_eq!(judged(&mut round, &elected(seen(131), 3, 5)), Ok(()));
+    }
+
+    #[test]
+    fn a_member_that_came_left_or_was_promoted_is_waited_for() {
+        let mut round = round();
+        round.notice(&seen(0));
+        assert_eq!(judged(&mut round, &seen(50)), Ok(()));
+        let four = |seconds| elected(look(at(seconds), "3.5.30", 4), 3, 2);
+        assert_eq!(judged(&mut round, &four(60)), Err(Reason::MemberChanged));
+        assert_eq!(judged(&mut round, &four(69)), Err(Reason::MemberChanged));
+        assert_eq!(judged(&mut round, &four(70)), Ok(()));
+        let mut learning = four(80);
+        learning.members[3].learner = true;
+        assert_eq!(judged(&mut round, &learning), Err(Reason::MemberChanged));
+        learning.begun = at(90);
+        assert_eq!(judged(&mut round, &learning), Ok(()));
+        assert_eq!(judged(&mut round, &seen(95)), Err(Reason::MemberChanged));
+    }
+
+    #[test]
+    fn what_a_look_could_not_tell_may_have_changed() {
+        let mut round = round();
+        round.notice(&seen(0));
+        let disagreed = Look { listing: Listing::Disagreed("two lists".into()), ..seen(50) };
+        assert_eq!(judged(&mut round, &disagreed), Err(Reason::LeaderChanged));
+        assert_eq!(judged(&mut round, &seen(51)), Err(Reason::LeaderChanged));
+        assert_eq!(judged(&mut round, &seen(61)), Ok(()));
+    }
+}

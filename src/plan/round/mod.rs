@@ -10,7 +10,6 @@
 
 mod answers;
 mod calm;
-mod cautions;
 mod closing;
 mod judge;
 mod lease;
