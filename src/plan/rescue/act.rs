@@ -6,6 +6,7 @@ use super::{
     COMPACT_AGAIN, COMPACT_WHEN_STUCK, Call, Compaction, DEPUTY_AFTER, LOOK_EVERY, Next, PER_RANK, Permit, Phase,
     Rescue, STILL_FOR, Trouble,
 };
+use crate::plan::cautions::of_guards;
 use crate::plan::cluster::{Look, describe, transferee};
 use crate::plan::guard;
 use crate::plan::member::MemberId;
@@ -157,6 +158,9 @@ impl Rescue {
             status.db_size_in_use
         );
         self.say(text, steps);
+        for caution in of_guards(look, member, &self.policy) {
+            self.say(caution, steps);
+        }
         self.call = Some(Call {
             member,
             size: status.db_size,
