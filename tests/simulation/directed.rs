@@ -154,6 +154,78 @@ fn nospace_is_not_cleared_under_a_hold() {
 }
 
 #[test]
+fn a_round_does_not_clear_nospace_under_a_hold_or_when_told_to_stop() {
+    for held in [true, false] {
+        let mut world = World::new(Setup { defrag_ms: (20_000, 20_000), ..Setup::calm(3) });
+        let member = until_somebody_runs(&mut world);
+        world.cluster.members[member].nospace = true;
+        let epoch = world.procs[member].epoch;
+        if held {
+            world.set_hold(600);
+        } else {
+            world.procs[member].quiesced = Some(world.now);
+            world.after(0, Ev::Tell { janitor: member, epoch, event: Event::Quiesce });
+        }
+        world.run_until(world.now + 120 * SEC).unwrap();
+        assert!(world.cluster.members[member].running.is_none() && world.cluster.nospace(), "held: {held}");
+    }
+}
+
+/// etcd takes the intent away then and refuses the record, which is written when the alarm is gone: by the round itself,
+/// or after a rescue for which the round gives the turn up.
+#[test]
+fn an_outcome_is_on_record_though_nospace_rose_in_mid_defrag() {
+    for rescue in [false, true] {
+        let mut setup = Setup { defrag_ms: (20_000, 20_000), ..Setup::calm(3) };
+        setup.policy.rescue = rescue;
+        let mut world = World::new(setup);
+        let member = until_somebody_runs(&mut world);
+        if rescue {
+            world.raise_nospace();
+        } else {
+            world.cluster.members[member].nospace = true;
+        }
+        world.run_while(60, |world| world.cluster.store.intent.is_some()).unwrap();
+        assert_eq!(outcome(&world, member), None, "rescue: {rescue}");
+        world.run_while(1200, |world| outcome(world, member).is_none()).unwrap();
+        assert_eq!(outcome(&world, member), Some(Outcome::Done), "rescue: {rescue}");
+        assert!(!world.cluster.nospace(), "rescue: {rescue}");
+    }
+}
+
+#[test]
+fn a_member_that_was_removed_in_mid_defrag_holds_nobody_up() {
+    let mut world = World::new(Setup { defrag_ms: (300_000, 300_000), ..Setup::calm(4) });
+    let member = until_somebody_runs(&mut world);
+    world.cluster.members[member].listed = false;
+    world.cluster.list_changed = world.now;
+    let id = world.member_id(member);
+    let in_the_way = |world: &World| {
+        let store = &world.cluster.store;
+        let queued = store.turns.iter().any(|key| key.record.member == id);
+        queued || store.intent.as_ref().is_some_and(|(_, intent)| intent.member == id)
+    };
+    world.run_while(20, in_the_way).unwrap();
+    world.run_while(120, |world| world.judge.begun.len() < 2).unwrap();
+    assert!(world.cluster.members[member].running.is_some(), "it is still at it");
+    assert_eq!(outcome(&world, member), None, "an intent for a member that has left is cleared, and nothing recorded");
+    world.run_until(world.end()).unwrap();
+    assert_eq!(world.judge.begun.len(), 4);
+}
+
+#[test]
+fn a_dry_run_that_was_blocked_until_its_windows_end_leaves_no_trace() {
+    let mut setup = Setup { forbidden: Some(Forbidden::DryRun), ..Setup::calm(3) };
+    setup.policy.dry_run = true;
+    let mut world = World::new(setup);
+    world.set_hold(4000);
+    world.run().unwrap();
+    let skipped = Outcome::Skipped(Reason::Hold);
+    assert!(world.ended.len() == 3 && world.ended.iter().all(|(_, _, outcome)| *outcome == skipped));
+    assert!(world.cluster.store.outcomes.is_empty());
+}
+
+#[test]
 fn an_intent_that_lands_after_its_writer_gave_up_on_it_is_cleared() {
     for voters in [1, 3] {
         let mut setup = Setup::calm(voters);

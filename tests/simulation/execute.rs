@@ -141,12 +141,14 @@ impl World {
             return Fate::Late;
         }
         let reading = matches!(action, Action::Figures | Action::CompareHash);
-        if !self.faulty || reading && !self.procs[janitor].deaf {
+        if !self.faulty || reading && !self.procs[janitor].is_deaf() {
             return Fate::Arrives;
         }
         let dear = matches!(action, Action::Join { .. } | Action::WriteIntent { .. } | Action::Settle(_));
         let chance = if dear { 35 } else { 12 };
-        if self.procs[janitor].deaf {
+        // Through the first that takes it; its answer may be one that is not heard.
+        let deaf = self.procs[janitor].deaf.iter().filter(|deaf| **deaf).count();
+        if deaf > 0 && self.rng.index(self.procs.len()) < deaf {
             return Fate::AnswerLost;
         }
         match self.rng.below(1000) {
@@ -211,7 +213,8 @@ impl World {
                 self.cluster.store.grant(lease, ttl.as_micros() as Us, now);
                 let create_revision = self.cluster.store.queue(lease, record);
                 self.after(ttl.as_micros() as Us, Ev::LeaseEnds(lease));
-                Some(Answer::Joined(Ok(Joined { lease, create_revision, valid_until: request.sent + ttl })))
+                let valid_until = request.sent + ttl + self.trusted();
+                Some(Answer::Joined(Ok(Joined { lease, create_revision, valid_until })))
             }
             Action::Renew { lease, .. } => self.renew(request, *lease),
             Action::Leave { lease } if available => {
@@ -230,10 +233,14 @@ impl World {
                     return Some(Answer::IntentWritten(Written::Failed(blocked)));
                 }
                 let over = self.setup.mutant == Some(Mutant::IntentOverwritten);
+                let turn = turn.filter(|_| self.setup.mutant != Some(Mutant::TurnNotCompared));
+                let uncompared = self.setup.mutant == Some(Mutant::HoldNotCompared);
+                let hold_seen = if uncompared { i64::MAX } else { *hold_seen };
                 Some(Answer::IntentWritten(
-                    match self.cluster.store.write_intent(intent.clone(), *turn, *hold_seen, over) {
+                    match self.cluster.store.write_intent(intent.clone(), turn, hold_seen, over) {
                         Err(text) => Written::Refused(text),
                         Ok(revision) => {
+                            self.judge_intent_written(janitor, request.epoch);
                             self.intent_written(revision);
                             Written::At(revision)
                         }
@@ -255,13 +262,15 @@ impl World {
                 }
                 // Under NOSPACE the record is refused, and the intent goes all the same.
                 let cleared = Settle { record: None, owner: false, intent: settle.intent };
-                let settle = if self.cluster.nospace() { &cleared } else { settle };
+                let refused = self.cluster.nospace() && settle.record.is_some();
+                let settle = if refused { &cleared } else { settle };
                 self.judge_settle(settle);
                 if self.setup.mutant == Some(Mutant::IntentKept) {
                     return Some(Answer::Settled(Ok(())));
                 }
                 self.cluster.store.settle(settle, now);
-                Some(Answer::Settled(Ok(())))
+                let nospace = Blocked::new(Reason::Nospace, "database space exceeded");
+                Some(Answer::Settled(if refused { Err(nospace) } else { Ok(()) }))
             }
             Action::Disarm { members } if available => {
                 for member in &mut self.cluster.members {
@@ -290,9 +299,10 @@ impl World {
     fn renew(&mut self, request: &Request, lease: i64) -> Option<Answer> {
         let now = self.now;
         let cut = &self.procs[request.janitor].cut;
-        let someone =
-            self.cluster.voters().any(|voter| cut[voter].is_none() && self.cluster.members[voter].serves(now));
-        if !someone || !self.cluster.renews(now) {
+        if !self.cluster.available(cut, now) || !self.cluster.renews(now) {
+            return None;
+        }
+        if self.setup.mutant == Some(Mutant::LeaseTrusted) {
             return None;
         }
         let Some(known) = self.cluster.store.leases.get_mut(&lease) else {
@@ -304,6 +314,11 @@ impl World {
         Some(Answer::Renewed(Renewal::Until(request.sent + Duration::from_micros(known.ttl))))
     }
 
+    /// By how much more than its time a lease is believed to live.
+    fn trusted(&self) -> Duration {
+        Duration::from_secs(if self.setup.mutant == Some(Mutant::LeaseTrusted) { 3600 } else { 0 })
+    }
+
     /// Works during the member's own defrag, too. None: the call hangs until its deadline.
     fn move_leader(&mut self, janitor: usize, from: usize, to: MemberId) -> Option<Result<(), Blocked>> {
         if self.procs[janitor].cut[from].is_some() || !self.cluster.members[from].runs(self.now) {
@@ -313,7 +328,7 @@ impl World {
             return Some(Err(away("etcdserver: not leader")));
         }
         let target = self.cluster.index_of(to)?;
-        if !self.cluster.members[target].runs(self.now) || !self.cluster.quorum(self.now) {
+        if !self.cluster.members[target].takes_part(self.now) || !self.cluster.quorum(self.now) {
             return None;
         }
         self.lead(target);
@@ -329,7 +344,11 @@ impl World {
         let Some(target) = local.or_else(|| self.cluster.index_of(permit.member)) else { return };
         self.procs[janitor].pending_defrag = Some(ticket);
         let not_sent = |blocked| Answer::Sent(Sent::NotSent(blocked));
-        if let Err(blocked) = permit.check(self.clock(janitor))
+        let mut clock = self.clock(janitor);
+        if self.setup.mutant == Some(Mutant::PermitWithoutWall) {
+            clock.wall = permit.look_begun.wall;
+        }
+        if let Err(blocked) = permit.check(clock)
             && self.setup.mutant != Some(Mutant::PermitIgnored)
         {
             return self.answer(&request, MS, not_sent(blocked));
@@ -354,10 +373,13 @@ impl World {
         let paused_in_window = self.faulty && self.rng.per_mille(90);
         if paused_in_window {
             self.fault(Fault::PauseInTheWindow);
-            flight = self.rng.within(500 * MS, self.setup.ttl.as_micros() as Us * 4);
+            // Half of them are within what the protocol has to stand.
+            let ttl = self.setup.ttl.as_micros() as Us;
+            let longest = self.rng.pick(&[ttl, ttl * 4]);
+            flight = self.rng.within(500 * MS, longest);
             self.pause(janitor, flight);
         }
-        let deaf = self.procs[janitor].deaf;
+        let deaf = self.procs[janitor].deaf[target];
         let answer_lost = self.setup.lose_answers || deaf || self.faulty && self.rng.per_mille(80);
         let timeout = timeout.as_micros() as Us;
         if answer_lost {
@@ -378,6 +400,7 @@ impl World {
             round: round.unwrap_or_else(|| self.round(janitor, 0)),
             look_begun,
             sent: self.now,
+            generation: self.cluster.members[target].generation,
             paused_in_window,
             answer_lost,
         };
@@ -405,7 +428,6 @@ impl World {
     }
 
     fn intent_written(&mut self, revision: i64) {
-        self.judge_intent_written();
         for janitor in 0..self.procs.len() {
             let epoch = self.procs[janitor].epoch;
             let span = self.rng.within(MS, 80 * MS);

@@ -34,6 +34,17 @@ pub enum Undo {
     Deaf {
         janitor: usize,
     },
+    Isolation {
+        member: usize,
+    },
+    /// No end: a member that is cut off notices.
+    Heard {
+        member: usize,
+    },
+    /// The process of a member that was removed ends.
+    Removed {
+        member: usize,
+    },
     Nospace,
     /// No end either: the next poll of everybody.
     PollNospace,
@@ -75,14 +86,15 @@ impl World {
             let back_after = Some(self.rng.within(SEC, ttl * 2));
             self.after(span, Ev::Crash { janitor, epoch, back_after });
         } else if self.rng.per_mille(chance) {
-            self.fault(Fault::JanitorPauseBeyondTtl);
             let span = self.rng.within(ttl, ttl * 4);
-            self.pause(janitor, span);
+            self.pause_and_count(janitor, span, Fault::JanitorPauseBeyondTtl);
         } else if matches!(action, Action::Defragment { .. }) && self.rng.per_mille(100) {
             // About as long as a permit lasts.
-            self.fault(Fault::JanitorPause);
             let span = self.rng.within(100 * MS, 1_200 * MS);
-            self.pause(janitor, span);
+            self.pause_and_count(janitor, span, Fault::JanitorPause);
+        } else if matches!(action, Action::Defragment { .. }) && self.rng.per_mille(40) {
+            let span = self.rng.within(SEC, ttl);
+            self.suspend(janitor, span);
         }
         if matches!(action, Action::WriteIntent { .. }) && self.rng.per_mille(180) {
             let span = self.rng.within(0, 40 * MS);
@@ -90,7 +102,6 @@ impl World {
         }
         // Any member at the instant of a send: its socket takes the call, and answers when it runs again.
         if matches!(action, Action::Defragment { .. }) && self.rng.per_mille(25) {
-            self.fault(Fault::MemberPause);
             let span = self.rng.within(SEC, ttl * 3);
             self.member_pause(janitor, span);
             if self.rng.per_mille(500) {
@@ -106,7 +117,7 @@ impl World {
             return;
         }
         match self.rng.below(10) {
-            0 | 1 if self.cluster.commits(self.now) && self.cluster.members[janitor].runs(self.now) => {
+            0 | 1 if self.cluster.commits(self.now) && self.cluster.members[janitor].takes_part(self.now) => {
                 self.fault(Fault::LeaderChange);
                 self.lead(janitor);
             }
@@ -116,11 +127,22 @@ impl World {
             6 => self.wall_jump(janitor),
             7 => self.quiesce(janitor),
             8 => {
-                self.fault(Fault::MemberCrash);
                 let (member, span) = (self.some_voter(), self.rng.within(SEC, 60 * SEC));
-                self.member_crash(member, Some(span));
+                self.crash_member(member, span);
             }
             _ => self.partition(),
+        }
+    }
+
+    fn pause_and_count(&mut self, janitor: usize, span: Us, fault: Fault) {
+        if self.pause(janitor, span) {
+            self.fault(fault);
+        }
+    }
+
+    fn crash_member(&mut self, member: usize, down: Us) {
+        if self.member_crash(member, Some(down)) {
+            self.fault(Fault::MemberCrash);
         }
     }
 
@@ -133,6 +155,7 @@ impl World {
 
     fn wall_jump(&mut self, janitor: usize) {
         self.fault(Fault::WallJump);
+        self.procs[janitor].clock_set = self.now;
         let hour = 3600 * SEC as i64;
         self.procs[janitor].offset = self.rng.pick(&[-hour, hour]);
         if self.procs[janitor].plan.is_some() {
@@ -161,7 +184,7 @@ impl World {
         let mean = if busy { 20 } else { 400 };
         let next = self.rng.within(SEC, 2 * mean * SEC);
         self.after(next, Ev::Fault);
-        match self.rng.below(39) {
+        match self.rng.below(44) {
             0..=2 => {
                 let (janitor, back) = (self.someone(), self.rng.within(SEC / 2, self.setup.ttl.as_micros() as Us * 2));
                 if self.procs[janitor].plan.is_some() {
@@ -170,30 +193,26 @@ impl World {
                 }
             }
             3 | 4 => {
-                self.fault(Fault::JanitorPause);
                 let (janitor, span) = (self.someone(), self.rng.within(SEC / 5, self.ttl() / 2));
-                self.pause(janitor, span);
+                self.pause_and_count(janitor, span, Fault::JanitorPause);
             }
             5 => {
-                self.fault(Fault::JanitorPauseBeyondTtl);
                 let (janitor, span) = (self.someone(), self.rng.within(self.ttl(), self.ttl() * 4));
-                self.pause(janitor, span);
+                self.pause_and_count(janitor, span, Fault::JanitorPauseBeyondTtl);
             }
             6 | 7 => {
-                self.fault(Fault::MemberCrash);
                 let (member, span) = (self.busy_or_any(), self.rng.within(SEC, 60 * SEC));
-                self.member_crash(member, Some(span));
+                self.crash_member(member, span);
             }
             8 | 9 => {
-                self.fault(Fault::MemberPause);
                 let (member, span) = (self.busy_or_any(), self.rng.within(SEC / 2, 60 * SEC));
                 self.member_pause(member, span);
             }
             10..=12 => self.partition(),
             13..=15 => {
-                self.fault(Fault::LeaderChange);
                 let winner = self.busy_or_any();
-                if self.cluster.commits(self.now) && self.cluster.members[winner].runs(self.now) {
+                if self.cluster.commits(self.now) && self.cluster.members[winner].takes_part(self.now) {
+                    self.fault(Fault::LeaderChange);
                     self.lead(winner);
                 }
             }
@@ -239,10 +258,23 @@ impl World {
             }
             31..=34 => self.membership_changes(),
             35 | 36 => self.one_way_partition(),
+            37 | 38 => {
+                let (member, span) = (self.busy_or_any(), self.rng.within(2 * SEC, 60 * SEC));
+                self.isolate(member, span);
+            }
+            40 if self.cluster.voters().count() > 1 => {
+                self.fault(Fault::ListsDiffer);
+                self.cluster.lists_differ_until = self.now + self.rng.within(5, 60) * SEC;
+            }
+            39 => {
+                let (janitor, span) = (self.someone(), self.rng.within(SEC, self.ttl() * 2));
+                self.suspend(janitor, span);
+            }
             _ => {
                 let janitor = self.someone();
-                if !self.procs.iter().any(|proc| proc.missing) && self.procs[janitor].plan.is_some() {
-                    self.fault(Fault::JanitorMissing);
+                let missing = self.procs.iter().filter(|proc| proc.missing).count();
+                if missing < 2 && self.procs[janitor].plan.is_some() {
+                    self.fault(if missing == 0 { Fault::JanitorMissing } else { Fault::TwoJanitorsMissing });
                     self.crash(janitor, None);
                     self.procs[janitor].missing = true;
                 }
@@ -275,12 +307,16 @@ impl World {
     fn one_way_partition(&mut self) {
         self.fault(Fault::OneWayPartition);
         let (janitor, span) = (self.someone(), self.rng.within(2 * SEC, 90 * SEC));
-        self.procs[janitor].deaf = true;
+        let all = self.rng.per_mille(500);
+        for member in 0..self.cluster.members.len() {
+            if all || self.rng.per_mille(400) {
+                self.procs[janitor].deaf[member] = true;
+            }
+        }
         self.after(span, Ev::Undo(Undo::Deaf { janitor }));
     }
 
     fn foreign_defrag(&mut self) {
-        self.fault(Fault::ForeignDefrag);
         let member = self.busy_or_any();
         self.operator_defrags(member);
         // Now and then by hand in a loop: one on each, or two on one member, of which etcd queues the second.
@@ -289,10 +325,7 @@ impl World {
                 let other = self.busy_or_any();
                 self.operator_defrags(other);
             }
-            1 => {
-                self.fault(Fault::QueuedDefrag);
-                self.operator_defrags(member);
-            }
+            1 => self.operator_defrags(member),
             _ => {}
         }
     }
@@ -340,7 +373,7 @@ impl World {
         self.after(span, Ev::Crash { janitor, epoch, back_after: Some(ttl) });
     }
 
-    fn raise_nospace(&mut self) {
+    pub fn raise_nospace(&mut self) {
         self.fault(Fault::Nospace);
         let member = self.some_voter();
         self.cluster.members[member].nospace = true;
@@ -365,7 +398,7 @@ impl World {
         }
         for janitor in 0..self.procs.len() {
             let proc = &self.procs[janitor];
-            let reached = proc.cut[janitor].is_none() && !proc.deaf && proc.refusal.is_none();
+            let reached = proc.cut[janitor].is_none() && !proc.deaf[janitor] && proc.refusal.is_none();
             if reached && self.cluster.members[janitor].serves(self.now) {
                 let (epoch, span) = (proc.epoch, self.rng.within(MS, 5 * SEC));
                 self.after(span, Ev::Tell { janitor, epoch, event: Event::NospaceSeen });
@@ -398,8 +431,19 @@ impl World {
                 member.db_size_in_use = member.db_size_in_use.min(200 << 20);
             }
             Undo::BeforeTheSend { janitor, epoch } => self.trouble_before_the_send(janitor, epoch),
-            Undo::Cut { janitor } => self.procs[janitor].cut.fill(None),
-            Undo::Refusal { janitor } => self.procs[janitor].refusal = None,
+            Undo::Cut { janitor } => {
+                self.procs[janitor].cut.fill(None);
+                self.procs[janitor].clear_since = self.now;
+            }
+            Undo::Refusal { janitor } => {
+                self.procs[janitor].refusal = None;
+                self.procs[janitor].clear_since = self.now;
+            }
+            Undo::Isolation { member } => self.rejoin(member),
+            Undo::Heard { member } => self.misses_the_leader(member),
+            Undo::Removed { member } => {
+                self.member_crash(member, None);
+            }
             Undo::Hold { revision } => {
                 if self.cluster.store.hold.as_ref().map(|(at, _)| *at) == Some(revision) {
                     self.cluster.store.hold = None;
@@ -412,12 +456,16 @@ impl World {
                 }
             }
             Undo::Learning { member } => self.promote_member(member),
-            Undo::Deaf { janitor } => self.procs[janitor].deaf = false,
+            Undo::Deaf { janitor } => {
+                self.procs[janitor].deaf.fill(false);
+                self.procs[janitor].clear_since = self.now;
+            }
             Undo::Lag { member } => self.cluster.members[member].lag = 0,
             Undo::Nospace => self.cluster.members.iter_mut().for_each(|member| member.nospace = false),
             Undo::Corrupt => self.cluster.members.iter_mut().for_each(|member| member.corrupt = false),
             Undo::Clock { janitor } => {
                 self.procs[janitor].offset = self.rng.within(0, 4_000) as i64 * MS as i64 - 2 * SEC as i64;
+                self.procs[janitor].clock_set = self.now;
                 if self.procs[janitor].plan.is_some() {
                     self.set_calendar(janitor, true);
                 }
@@ -445,16 +493,20 @@ impl World {
                 self.member_resumes(member);
             }
             self.member_up(member);
+            self.rejoin(member);
         }
         self.cluster.store.hold = None;
+        self.cluster.lists_differ_until = 0;
         for janitor in 0..self.procs.len() {
             let proc = &mut self.procs[janitor];
             proc.cut.fill(None);
             proc.refusal = None;
-            proc.deaf = false;
+            proc.deaf.fill(false);
+            proc.clear_since = self.now;
             let away = proc.offset.unsigned_abs() > 10 * SEC;
             if away {
                 proc.offset = 0;
+                proc.clock_set = self.now;
             }
             if proc.paused_until > self.now {
                 proc.paused_until = self.now;

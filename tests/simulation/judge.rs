@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use etcd_janitor::plan::cluster::MAX_LAG;
 use etcd_janitor::plan::member::RoundKind;
 use etcd_janitor::plan::reason::{Failure, Outcome};
 use etcd_janitor::plan::round::{Ended, Permit};
 use etcd_janitor::plan::step::{Action, Settle};
 use etcd_janitor::plan::time::Mono;
 
-use super::model::{By, Call, Open, SEC, Us};
+use super::model::{By, Call, Member, Open, SEC, Us};
 use super::setup::{Forbidden, needs};
+use super::shown::verb;
 use super::world::World;
 
 /// A rescue's defrag, which has no intent.
@@ -33,6 +35,37 @@ pub struct LookInfo {
     pub list: Option<u64>,
     /// The head of the queue was this janitor's.
     pub head: bool,
+    /// What was wrong all the while.
+    pub ills: Ills,
+    /// The members did not agree on who leads, all the while.
+    pub disagreed: bool,
+}
+
+/// What forbids a defrag by itself: a bit for each member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ills {
+    snapshots: u64,
+    corrupt: u64,
+    nospace: u64,
+    lagging: u64,
+    learners: u64,
+}
+
+impl Ills {
+    pub fn and(self, other: Ills) -> Ills {
+        Ills {
+            snapshots: self.snapshots & other.snapshots,
+            corrupt: self.corrupt & other.corrupt,
+            nospace: self.nospace & other.nospace,
+            lagging: self.lagging & other.lagging,
+            learners: self.learners & other.learners,
+        }
+    }
+}
+
+/// Whether these members do not all take the same one for the leader, in the same term.
+pub fn disagree(views: &[(Option<usize>, u64)]) -> bool {
+    views.windows(2).any(|pair| pair[0] != pair[1])
 }
 
 #[derive(Default)]
@@ -46,7 +79,7 @@ pub struct Judge {
     pub begun: Vec<(Us, usize)>,
     /// Keys without a living owner, and since when.
     orphans: BTreeMap<i64, Us>,
-    /// The intent that nobody works under, and since when.
+    /// The intent whose owner has left the queue and whose member answers, and since when.
     unowned: Option<(i64, Us)>,
     /// Which members had work, by firing.
     needed: BTreeMap<u64, Vec<bool>>,
@@ -69,12 +102,52 @@ impl World {
         self.cluster.store.turns.first().is_some_and(|key| key.record.instance == instance)
     }
 
+    pub fn ills(&self) -> Ills {
+        let members = &self.cluster.members;
+        let bits = |ill: fn(&Member) -> bool| {
+            let sick = |index: &usize| members[*index].listed && ill(&members[*index]);
+            (0..members.len()).filter(sick).map(|index| 1 << index).sum()
+        };
+        Ills {
+            snapshots: bits(|member| member.snapshots > 0 && !member.learner),
+            corrupt: bits(|member| member.corrupt),
+            nospace: bits(|member| member.nospace),
+            lagging: bits(|member| member.lag > MAX_LAG && !member.learner),
+            learners: bits(|member| member.learner),
+        }
+    }
+
+    /// Whom each voter takes for the leader, and in which term.
+    pub fn views(&self) -> Vec<(Option<usize>, u64)> {
+        let members = &self.cluster.members;
+        self.cluster.voters().map(|voter| (members[voter].leader_seen, members[voter].term_seen)).collect()
+    }
+
     /// A plan asks for something.
     pub fn judge_step(&mut self, janitor: usize, action: &Action) {
+        let reads = matches!(action, Action::Look { .. } | Action::Figures | Action::CompareHash);
+        // What a rescue compacts is decided by a plan of its own, which knows of the dry run.
+        let elsewhere = matches!(action, Action::CompactForRescue);
+        if self.setup.policy.dry_run && !reads && !elsewhere {
+            self.fail(format!("S8: j{janitor} does more than look in a dry run: {}", verb(action)));
+        }
+        if matches!(action, Action::Disarm { .. }) {
+            self.judge_disarm(janitor);
+        }
         if matches!(action, Action::Defragment { .. })
             && self.procs[janitor].quiesced.is_some_and(|since| since < self.now)
         {
             self.fail(format!("S5: j{janitor} was told to start nothing new and sends"));
+        }
+    }
+
+    /// Long enough under a hold for a look to have shown it, and for the process to have acted on that look.
+    fn judge_disarm(&mut self, janitor: usize) {
+        const SEEN: Us = 5 * SEC;
+        let (wall, resumed) = (self.clock(janitor).wall, self.procs[janitor].resumed);
+        let long = self.now > self.cluster.store.hold_since.max(resumed).max(self.procs[janitor].clock_set) + SEEN;
+        if self.cluster.store.hold.as_ref().is_some_and(|(_, hold)| hold.until > wall) && long {
+            self.fail(format!("S5: j{janitor} clears NOSPACE under a hold"));
         }
     }
 
@@ -100,8 +173,9 @@ impl World {
         if several && !rescue && !info.head && !self.heads_queue(janitor) {
             self.fail(format!("S1: j{janitor} sends without the turn"));
         }
+        // By a clock that may be slow.
         let age = self.now - info.began;
-        if age > SEC {
+        if age > SEC + SEC / 1000 {
             self.fail(format!("S1: j{janitor} sends {age} us after the beginning of its look"));
         }
         // Of five a rescue excuses one.
@@ -109,8 +183,10 @@ impl World {
             self.fail(format!("S3: j{janitor} sends though another voter was away during the whole look"));
         }
         self.judge_settled(janitor, &info);
+        self.judge_ills(janitor, target, &info, rescue);
+        self.judge_lease(janitor, rescue);
         let late = self.now.saturating_sub(self.procs[janitor].round_ends);
-        if late > 0 && !rescue {
+        if late > SEC && !rescue {
             self.fail(format!("S5: j{janitor} sends {late} us after its round's window"));
         }
         let wall = self.clock(janitor).wall;
@@ -122,6 +198,35 @@ impl World {
         }
         if let Some(outcome) = info.outcome {
             self.fail(format!("S6: j{janitor} sends in a round whose outcome is on record: {outcome}"));
+        }
+    }
+
+    /// What was wrong from the beginning of the look to its end was there to be seen.
+    fn judge_ills(&mut self, janitor: usize, target: usize, info: &LookInfo, rescue: bool) {
+        // Of five a rescue does without one, which it then does not see.
+        let all_seen = !rescue || self.cluster.voters().count() < 5;
+        let ills = [
+            (info.ills.corrupt != 0, "CORRUPT is up"),
+            (info.ills.nospace != 0 && !rescue, "NOSPACE is up"),
+            (info.ills.lagging != 0 && !rescue, "a member lags"),
+            (info.ills.learners & (1 << target) != 0, "its member is a learner"),
+            (info.ills.snapshots != 0 && all_seen, "a snapshot is open"),
+            (info.disagreed && all_seen, "the members do not agree on who leads"),
+            (info.list.is_none(), "the members do not agree on who they are"),
+        ];
+        for (_, ill) in ills.into_iter().filter(|(there, _)| *there) {
+            self.fail(format!("S3: j{janitor} sends though {ill}"));
+        }
+    }
+
+    /// A key that is still there has a third of its lease left, as far as the sender's clock can tell.
+    fn judge_lease(&mut self, janitor: usize, rescue: bool) {
+        let instance = Self::instance(janitor, self.procs[janitor].epoch);
+        let key = self.cluster.store.turns.iter().find(|key| key.record.instance == instance);
+        let Some(lease) = key.and_then(|key| self.cluster.store.leases.get(&key.lease)) else { return };
+        let slept = self.procs[janitor].suspended.is_some_and(|(_, to)| to + lease.ttl > self.now);
+        if !rescue && !slept && lease.expires < self.now + lease.ttl / 3 - SEC / 10 {
+            self.fail(format!("S1: j{janitor} sends in the last third of its lease"));
         }
     }
 
@@ -151,6 +256,15 @@ impl World {
         self.cluster.members[call.target].foreign_ended > call.sent
     }
 
+    /// The sender stood still for so long that nobody had to wait for its call any more, or its member restarted.
+    fn held_up(&self, call: &Call, arrived: Us) -> bool {
+        let other_process = self.cluster.members[call.target].generation != call.generation;
+        // A rescue has no lease: others act when all has been still for ten seconds.
+        let outlasts = if call.rescue { 10 * SEC } else { self.setup.ttl.as_micros() as Us };
+        let outlived = arrived + SEC >= call.look_begun + outlasts;
+        call.paused_in_window && (outlived || other_process)
+    }
+
     /// With five voters or more a rescue takes one that it cannot reach for one that is down.
     fn cannot_see(&self, janitor: usize, member: usize) -> bool {
         self.cluster.voters().count() >= 5 && self.procs[janitor].cut[member].is_some()
@@ -170,13 +284,17 @@ impl World {
             self.fail(format!("S4: j{} reached m{index}", call.janitor));
         }
         let mut wrong = None;
-        for (other, member) in self.cluster.members.iter().enumerate() {
+        // One that has left the cluster is nobody's concern.
+        let here = self.cluster.members[index].listed;
+        for (other, member) in self.cluster.members.iter().enumerate().filter(|(_, member)| member.listed && here) {
             for begun in &member.open {
                 let why = match begun.by {
                     _ if self.overtaken(&call) => Some(OVERTAKEN),
                     By::Janitor(other) if self.overtaken(&other) => Some(OVERTAKEN),
-                    _ if call.paused_in_window => Some("overlap: paused between check and arrival"),
-                    By::Janitor(other) if other.paused_in_window => Some("overlap: the other was paused in the window"),
+                    _ if self.held_up(&call, self.now) => Some("overlap: paused between check and arrival"),
+                    By::Janitor(other) if self.held_up(&other, begun.begun) => {
+                        Some("overlap: the other was paused in the window")
+                    }
                     _ if call.rescue && self.cannot_see(call.janitor, other) => {
                         Some("overlap: of five members one cannot be reached, and counts as down")
                     }
@@ -193,8 +311,10 @@ impl World {
         let announced = self.cluster.store.intent.as_ref().is_some_and(|(_, intent)| intent.instance == instance);
         if call.rescue {
             self.tally.explain(RESCUED);
-        } else if !announced && call.paused_in_window {
+        } else if !announced && self.held_up(&call, self.now) {
             self.tally.explain("intent settled while its sender was paused in the window");
+        } else if !announced && !here {
+            self.tally.explain("intent settled since its member has left");
         } else if !announced && self.overtaken(&call) {
             self.tally.explain(OVERTAKEN);
         } else if !announced {
@@ -219,37 +339,55 @@ impl World {
         if settle.intent != Some(*revision) {
             return;
         }
+        if self.cluster.index_of(intent.member).is_none_or(|index| !self.cluster.members[index].listed) {
+            return;
+        }
         let under_it =
             |call: &Call| World::instance(call.janitor, call.epoch) == intent.instance && call.round == intent.round;
         let open = self.cluster.members.iter().flat_map(|member| &member.open);
         let begun = open.filter_map(|open| match open.by {
-            By::Janitor(call) => Some(call),
+            By::Janitor(call) => Some((call, open.begun)),
             By::Operator => None,
         });
-        let loose = begun.chain(self.judge.in_flight.iter().copied()).find(|call| under_it(call));
+        let flying = self.judge.in_flight.iter().map(|call| (*call, self.now));
+        let loose = begun.chain(flying).find(|(call, _)| under_it(call));
         match loose {
-            Some(call) if call.paused_in_window => {
+            Some((call, arrived)) if self.held_up(&call, arrived) => {
                 self.tally.explain("settled while its sender was paused in the window")
             }
-            Some(call) if self.overtaken(&call) => self.tally.explain(OVERTAKEN),
-            Some(call) => self.fail(format!("S7: the intent of j{} is settled while its call is open", call.janitor)),
+            Some((call, _)) if self.overtaken(&call) => self.tally.explain(OVERTAKEN),
+            Some((call, _)) => {
+                self.fail(format!("S7: the intent of j{} is settled while its call is open", call.janitor))
+            }
             None => {}
         }
     }
 
-    pub fn judge_intent_written(&mut self) {
-        self.judge.unowned = None;
+    /// An intent was written: by somebody who stands in the queue, and not under a hold.
+    pub fn judge_intent_written(&mut self, janitor: usize, epoch: u32) {
+        let instance = Self::instance(janitor, epoch);
+        let in_queue = self.cluster.store.turns.iter().any(|key| key.record.instance == instance);
+        if !in_queue && self.cluster.voters().count() > 1 {
+            self.fail(format!("S7: j{janitor} writes its intent without its key"));
+        }
+        // One that is over by the writer's clock does not count; that clock may have been set since.
+        let (wall, set) = (self.clock(janitor).wall, self.procs[janitor].clock_set);
+        let held = self.cluster.store.hold.as_ref().is_some_and(|(_, hold)| hold.until > wall);
+        if held && (set == 0 || self.now > set + 900 * SEC) {
+            self.fail(format!("S5: j{janitor} writes its intent under a hold"));
+        }
     }
 
     /// The member ends a defrag. Where nothing went wrong, its janitor still has the turn.
     pub fn judge_defrag_ended(&mut self, index: usize, call: &Call) {
-        if self.setup.rounds_with_faults > 0 || self.cluster.voters().count() < 2 || self.judge.serial > 0 {
+        let calm = self.setup.rounds_with_faults == 0 && !call.rescue;
+        if !calm || self.cluster.voters().count() < 2 || self.judge.serial > 0 {
             return;
         }
         let instance = World::instance(call.janitor, call.epoch);
         let alive = self.procs[call.janitor].epoch == call.epoch && self.procs[call.janitor].plan.is_some();
         let held = self.cluster.store.turns.iter().any(|key| key.record.instance == instance);
-        if alive && !held {
+        if alive && !held && self.cluster.members[index].listed {
             self.fail(format!("the turn did not survive the defrag of m{index}"));
         }
     }
@@ -259,6 +397,12 @@ impl World {
             return;
         }
         self.procs[janitor].round_over = true;
+        let recorded = self.cluster.store.outcome(ended.round, self.member_id(janitor));
+        // With its member removed, or told to stop, a janitor does not wait until it can record.
+        let waits = self.cluster.members[janitor].listed && self.procs[janitor].quiesced.is_none();
+        if ended.outcome == Outcome::Done && recorded.is_none() && waits && !self.faulty {
+            self.fail(format!("S6: j{janitor} is done in {} and nobody will ever know", ended.round));
+        }
         if self.setup.rounds_with_faults > 0 {
             return;
         }
@@ -280,6 +424,7 @@ impl World {
             self.cluster.last_unavailable = self.now;
         }
         self.audit_keys();
+        self.audit_the_removed();
         self.audit_intent();
         for janitor in 0..self.procs.len() {
             self.audit_round(janitor);
@@ -308,33 +453,62 @@ impl World {
         }
     }
 
+    /// A member that was removed has no business in the queue.
+    fn audit_the_removed(&mut self) {
+        let patience = self.setup.ttl.as_micros() as Us + 30 * SEC;
+        for janitor in 0..self.procs.len() {
+            let proc = &self.procs[janitor];
+            let (id, listed) = (self.cluster.members[janitor].id, self.cluster.members[janitor].listed);
+            let queued = self.cluster.store.turns.iter().any(|key| key.record.member == id);
+            let known = self.cluster.commits(self.now) && self.now >= self.cluster.lists_differ_until;
+            if listed || !queued || !proc.is_clear() || !known {
+                self.procs[janitor].unwelcome = None;
+                continue;
+            }
+            let since = *self.procs[janitor].unwelcome.get_or_insert(self.now);
+            let since = since.max(self.cluster.last_unavailable).max(self.cluster.leader_since);
+            if self.now > since + patience {
+                self.fail(format!("j{janitor} stands in the queue though its member was removed"));
+            }
+        }
+    }
+
+    /// An intent stands for one `lease_ttl` after its owner's key is gone and its member answers, and for the looks that
+    /// show it. Asked of everybody who could have looked all the while, under faults as well.
     fn audit_intent(&mut self) {
-        let standing =
-            self.cluster.store.intent.as_ref().map(|(at, intent)| (*at, intent.instance.clone(), intent.member));
-        let Some((revision, instance, member)) = standing else {
+        const LOOKS: Us = 15 * SEC;
+        let standing = self.cluster.store.intent.as_ref().map(|(at, intent)| (*at, intent.clone()));
+        let Some((revision, intent)) = standing else {
             self.judge.unowned = None;
             return;
         };
-        let worked_under = self.alive(&instance).is_some_and(|janitor| {
-            let round = self.procs[janitor].plan.as_ref().and_then(|plan| plan.round());
-            round.and_then(|round| round.own_intent()) == Some(revision)
-        });
-        let target = self.cluster.index_of(member).map(|index| &self.cluster.members[index]);
-        let answers = target.is_none_or(|target| !target.listed || (target.serves(self.now) && target.open.is_empty()));
-        let well = !self.faulty && answers && self.cluster.commits(self.now);
-        if worked_under || !well {
+        let target = self.cluster.index_of(intent.member).map(|index| &self.cluster.members[index]);
+        let listed = target.is_some_and(|target| target.listed);
+        let answers = target.is_none_or(|target| !listed || target.serves(self.now) && target.open.is_empty());
+        let queued = self.cluster.store.turns.iter().any(|key| key.record.instance == intent.instance);
+        if queued && listed || !answers || !self.cluster.commits(self.now) {
             self.judge.unowned = None;
             return;
         }
+        let served = target.map_or(0, |target| target.serving_since);
         let since = match self.judge.unowned {
-            Some((seen, since)) if seen == revision => since,
+            Some((seen, since)) if seen == revision => since.max(served),
             _ => self.now,
         };
         self.judge.unowned = Some((revision, since));
-        // A dead owner's key runs out, then the member must have been quiet for one TTL.
-        let patience = self.setup.ttl.as_micros() as Us * 2 + 45 * SEC;
-        if self.now > since + patience {
-            self.fail(format!("the intent of {instance} is left lying about"));
+        let since = since.max(self.cluster.last_unavailable).max(self.cluster.list_changed);
+        let since = since.max(self.cluster.lists_differ_until);
+        let patience =
+            self.setup.ttl.as_micros() as Us + LOOKS + self.setup.policy.request_timeout.as_micros() as Us * 3;
+        for janitor in 0..self.procs.len() {
+            let proc = &self.procs[janitor];
+            let able = proc.plan.is_some() && proc.paused_until <= self.now && proc.is_clear();
+            // Its owner may still be at work under it.
+            let owner = Self::instance(janitor, proc.epoch) == intent.instance;
+            let since = since.max(proc.resumed).max(proc.clear_since);
+            if able && !owner && self.now > since + patience {
+                self.fail(format!("the intent of {} is left lying about, and j{janitor} sees it", intent.instance));
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use etcd_janitor::plan::reason::{Blocked, Outcome, Reason};
 use etcd_janitor::plan::step::{Answer, Ticket};
 use etcd_janitor::plan::time::Now;
 
-use super::judge::LookInfo;
+use super::judge::{Ills, LookInfo, disagree};
 use super::model::{MS, SEC, Us};
 use super::setup::{Forbidden, Mutant, QUOTA};
 use super::world::{Ev, World};
@@ -40,6 +40,9 @@ pub struct PendingLook {
     outcome: Option<Outcome>,
     head: bool,
     leader_since: Us,
+    ills: Ills,
+    /// Whom each member took for the leader, and in which term.
+    views: Vec<(Option<usize>, u64)>,
 }
 
 /// How long a member may take to answer.
@@ -73,6 +76,8 @@ impl World {
             outcome: store.outcome(round, id).map(|(outcome, _)| outcome),
             head: self.heads_queue(janitor),
             leader_since: self.cluster.leader_since,
+            ills: self.ills(),
+            views: self.views(),
         };
         let slot = self.looks.iter().position(Option::is_none).unwrap_or_else(|| {
             self.looks.push(None);
@@ -121,24 +126,26 @@ impl World {
         }
         let blind = self.setup.mutant == Some(Mutant::OpenDefragsHidden);
         let dead = self.setup.mutant == Some(Mutant::DeadLookWell);
-        let reached = proc.cut[index].is_none() && !proc.deaf || dead;
+        let reached = proc.cut[index].is_none() && !proc.deaf[index] || dead;
         let answers = member.serves(self.now) || (blind && member.runs(self.now)) || (dead && member.running.is_none());
         if !(reached && answers) {
             let refused = !member.up && proc.cut[index].is_none();
             return (late || refused).then(|| Err(silent(&member.name)));
         }
-        let seen = if dead { self.cluster.leader } else { member.leader_seen };
+        let agreeing = dead || self.setup.mutant == Some(Mutant::DisagreementHidden);
+        let seen = if agreeing { self.cluster.leader } else { member.leader_seen };
         let leader = match self.setup.mutant {
             Some(Mutant::LeaderHidden) => self.cluster.voters().find(|voter| *voter != look.janitor),
             _ => seen,
         };
         let done = self.setup.mutant == Some(Mutant::OthersLookDone) && index != look.janitor;
         let mut alarms = BTreeSet::new();
+        let shown = |mutant| self.setup.mutant != Some(mutant);
         for other in self.cluster.members.iter().filter(|other| other.listed) {
-            if other.nospace {
+            if other.nospace && shown(Mutant::NospaceHidden) {
                 alarms.insert(Alarm { member: other.id, kind: AlarmKind::Nospace });
             }
-            if other.corrupt {
+            if other.corrupt && shown(Mutant::CorruptHidden) {
                 alarms.insert(Alarm { member: other.id, kind: AlarmKind::Corrupt });
             }
         }
@@ -148,12 +155,12 @@ impl World {
             db_size_in_use: member.db_size_in_use,
             quota: None,
             leader: leader.map(|leader| self.cluster.members[leader].id),
-            term: if dead { self.cluster.term } else { member.term_seen },
+            term: if agreeing { self.cluster.term } else { member.term_seen },
             index: self.cluster.store.index,
-            applied: self.cluster.store.index.saturating_sub(member.lag),
+            applied: self.cluster.store.index.saturating_sub(if shown(Mutant::LagHidden) { member.lag } else { 0 }),
             revision: self.cluster.store.revision,
             alarms,
-            learner: member.learner,
+            learner: member.learner && shown(Mutant::LearnersHidden),
         }))
     }
 
@@ -161,17 +168,22 @@ impl World {
         let proc = &self.procs[look.janitor];
         let member = &self.cluster.members[index];
         let dead = self.setup.mutant == Some(Mutant::DeadLookWell);
-        if !(dead || proc.cut[index].is_none() && !proc.deaf && member.runs(self.now)) {
+        if !(dead || proc.cut[index].is_none() && !proc.deaf[index] && member.runs(self.now)) {
             let refused = !member.up && proc.cut[index].is_none();
             return (late || refused).then(|| Err(silent(&member.name)));
         }
         let blind = self.setup.mutant == Some(Mutant::OpenDefragsHidden);
+        let announced = self.cluster.store.intent.as_ref().map(|(_, intent)| intent);
+        let unchanged = announced.filter(|intent| {
+            self.setup.mutant == Some(Mutant::TargetUnchanged) && index == look.janitor && intent.member == member.id
+        });
+        let unsnapped = self.setup.mutant == Some(Mutant::SnapshotsHidden);
         Some(Ok(Scrape {
             defrags_open: if blind { 0 } else { member.open.len() as u64 },
-            snapshots_open: member.snapshots,
-            defrag_count: member.defrag_count,
+            snapshots_open: if unsnapped { 0 } else { member.snapshots },
+            defrag_count: unchanged.map_or(member.defrag_count, |intent| intent.target_count),
             defrag_seconds: 0.0,
-            process_start: member.process_start,
+            process_start: unchanged.map_or(member.process_start, |intent| intent.target_start),
             quota: Some(QuotaBytes::Bytes(QUOTA)),
             compact_revision: None,
         }))
@@ -182,7 +194,8 @@ impl World {
         if let Some(reason) = proc.refusal {
             return Some(Err(Blocked::new(reason, "refused")));
         }
-        if proc.deaf || !self.cluster.available(&proc.cut, self.now) {
+        let unheard = |voter: usize| proc.deaf[voter];
+        if self.cluster.voters().all(unheard) || !self.cluster.available(&proc.cut, self.now) {
             return late.then(|| Err(silent("the store")));
         }
         let store = &self.cluster.store;
@@ -191,7 +204,13 @@ impl World {
         let hidden = |instance: &str| {
             matches!(mutant, Some(Mutant::ForeignIntentsHidden | Mutant::IntentOverwritten)) && instance != own
         };
+        // What was written without its writer being told.
+        let own_intent = proc.plan.as_ref().and_then(|plan| plan.round()).and_then(|round| round.own_intent());
+        let late = |at: i64, instance: &str| {
+            mutant == Some(Mutant::LateIntentsHidden) && instance == own && own_intent != Some(at)
+        };
         let intent = store.intent.as_ref().filter(|(_, intent)| !hidden(&intent.instance));
+        let intent = intent.filter(|(at, intent)| !late(*at, &intent.instance));
         let hold = store.hold.as_ref().filter(|_| mutant != Some(Mutant::HoldHidden));
         let mut turns: Vec<Place> = store
             .turns
@@ -228,13 +247,18 @@ impl World {
             list: None,
             voters_away: self.voters_away_since(janitor, look.began),
             head: look.head || self.heads_queue(janitor),
+            ills: look.ills.and(self.ills()),
+            disagreed: disagree(&look.views) && look.views == self.views(),
         };
         let mut begun = look.begun;
         if self.setup.mutant == Some(Mutant::LookPostdated) {
             begun = self.clock(janitor);
         }
-        let listing = self.listing(janitor);
+        let mut listing = self.listing(janitor);
         let agreed = listing == Listing::Agreed;
+        if self.setup.mutant == Some(Mutant::ListsTrusted) {
+            listing = Listing::Agreed;
+        }
         let bits = |index: usize| u64::from(look.listed[index]) << (2 * index);
         let learning = |index: usize| u64::from(self.cluster.members[index].learner) << (2 * index + 1);
         let list = (0..look.listed.len()).filter(|index| look.listed[*index]).map(|i| bits(i) | learning(i)).sum();
@@ -253,7 +277,7 @@ impl World {
             members.push(MemberLook {
                 id: member.id,
                 name: member.name.clone(),
-                learner: member.learner,
+                learner: member.learner && self.setup.mutant != Some(Mutant::LearnersHidden),
                 status: statuses[index].take().unwrap_or_else(|| Err(silent(&member.name))),
                 scrape: scrapes[index].take().unwrap_or_else(|| Err(silent(&member.name))),
             });
@@ -269,18 +293,19 @@ impl World {
 
     /// The member list is answered by busy members, too, and for a moment after a change not alike by all.
     fn listing(&mut self, janitor: usize) -> Listing {
-        let cut = &self.procs[janitor].cut;
+        let proc = &self.procs[janitor];
         let voters = self.cluster.voters().count();
-        let answering =
-            self.cluster.voters().filter(|index| cut[*index].is_none() && self.cluster.members[*index].runs(self.now));
-        let answering = answering.count();
+        let answers = |index: &usize| {
+            proc.cut[*index].is_none() && !proc.deaf[*index] && self.cluster.members[*index].runs(self.now)
+        };
+        let answering = self.cluster.voters().filter(answers).count();
         let dead = self.setup.mutant == Some(Mutant::DeadLookWell);
-        let silent = self.procs[janitor].refusal.is_some() || self.procs[janitor].deaf;
+        let silent = self.procs[janitor].refusal.is_some();
         if !dead && (silent || answering < voters.min(2)) {
             return Listing::Unknown("too few members answered".to_owned());
         }
         let fresh = self.cluster.list_changed > 0 && self.now < self.cluster.list_changed + 4 * SEC;
-        if fresh && self.rng.per_mille(500) {
+        if fresh && self.rng.per_mille(500) || self.now < self.cluster.lists_differ_until {
             return Listing::Disagreed("members gave different lists".to_owned());
         }
         Listing::Agreed

@@ -2,6 +2,7 @@
 
 use etcd_janitor::plan::step::{Answer, Sent};
 
+use super::faults::Undo;
 use super::model::{By, MS, Open, SEC, Us};
 use super::tally::Fault;
 use super::world::{Ev, World};
@@ -17,7 +18,7 @@ impl World {
             }
         }
         let member = &mut self.cluster.members[index];
-        if !member.up || !member.listed || (member.generation != generation && open.by == By::Operator) {
+        if !member.up || (member.generation != generation && open.by == By::Operator) {
             return self.connection_lost(open);
         }
         if let By::Janitor(call) = open.by
@@ -29,6 +30,12 @@ impl World {
         if member.paused_until > self.now {
             member.unread.push(open);
             return;
+        }
+        if open.by == By::Operator {
+            self.fault(Fault::ForeignDefrag);
+            if !self.cluster.members[index].open.is_empty() {
+                self.fault(Fault::QueuedDefrag);
+            }
         }
         self.judge_begin(index, &open);
         let member = &mut self.cluster.members[index];
@@ -114,11 +121,12 @@ impl World {
         self.after(2 * MS, Ev::Answer { janitor, epoch, ticket, answer: Box::new(answer) });
     }
 
-    pub fn member_crash(&mut self, index: usize, down: Option<Us>) {
+    /// False: it was down already.
+    pub fn member_crash(&mut self, index: usize, down: Option<Us>) -> bool {
         let now = self.now;
         let member = &mut self.cluster.members[index];
         if !member.up {
-            return;
+            return false;
         }
         member.up = false;
         member.paused_until = 0;
@@ -135,6 +143,7 @@ impl World {
             self.after(down, Ev::MemberUp { member: index });
         }
         self.leader_may_be_lost();
+        true
     }
 
     pub fn member_up(&mut self, index: usize) {
@@ -161,6 +170,8 @@ impl World {
         if !member.runs(now) {
             return;
         }
+        self.fault(Fault::MemberPause);
+        let member = &mut self.cluster.members[index];
         member.paused_until = now + span;
         member.away_since = Some(now);
         self.note(|| format!("m{index} is paused for {:.3} s", span as f64 / SEC as f64));
@@ -204,13 +215,13 @@ impl World {
             return;
         }
         self.cluster.last_unavailable = now;
-        let gone = self.cluster.leader.is_some_and(|leader| !self.cluster.members[leader].runs(now));
+        let gone = self.cluster.leader.is_some_and(|leader| !self.cluster.members[leader].takes_part(now));
         if gone {
             self.cluster.leader = None;
             self.spread_news(300);
         } else if self.cluster.leader.is_none() && self.cluster.quorum(now) {
             let running: Vec<usize> =
-                self.cluster.voters().filter(|voter| self.cluster.members[*voter].runs(now)).collect();
+                self.cluster.voters().filter(|voter| self.cluster.members[*voter].takes_part(now)).collect();
             let busy = running.iter().copied().find(|voter| self.cluster.members[*voter].running.is_some());
             let chosen = self.rng.pick(&running);
             let winner = busy.filter(|_| self.rng.per_mille(750)).unwrap_or(chosen);
@@ -245,8 +256,40 @@ impl World {
     pub fn learn(&mut self, index: usize) {
         let (leader, term) = (self.cluster.leader, self.cluster.term);
         let member = &mut self.cluster.members[index];
-        if member.runs(self.now) {
+        if member.takes_part(self.now) {
             (member.leader_seen, member.term_seen) = (leader, term);
         }
+    }
+
+    /// No other member hears it; it answers its clients, from what it knew. Soon it knows no leader.
+    pub fn isolate(&mut self, index: usize, span: Us) {
+        let member = &mut self.cluster.members[index];
+        if member.isolated || !member.takes_part(self.now) || self.cluster.voters().count() < 3 {
+            return;
+        }
+        self.fault(Fault::MembersCutApart);
+        self.cluster.members[index].isolated = true;
+        self.note(|| format!("m{index} is cut off from the other members"));
+        let patience = self.rng.within(SEC, 2 * SEC);
+        self.after(patience, Ev::Undo(Undo::Heard { member: index }));
+        self.after(span, Ev::Undo(Undo::Isolation { member: index }));
+        self.leader_may_be_lost();
+    }
+
+    /// The leader was not heard for too long.
+    pub fn misses_the_leader(&mut self, index: usize) {
+        let member = &mut self.cluster.members[index];
+        if member.isolated {
+            member.leader_seen = None;
+        }
+    }
+
+    pub fn rejoin(&mut self, index: usize) {
+        if !std::mem::take(&mut self.cluster.members[index].isolated) {
+            return;
+        }
+        let span = self.rng.within(20 * MS, SEC);
+        self.after(span, Ev::Learn { member: index });
+        self.leader_may_be_lost();
     }
 }

@@ -18,13 +18,19 @@ impl World {
 
     pub fn remove_member(&mut self) {
         let member = self.some_voter();
-        if self.cluster.leader == Some(member) {
+        if !self.cluster.commits(self.now) {
             return;
         }
         self.fault(Fault::MemberRemoved);
-        self.member_crash(member, None);
+        if self.cluster.leader == Some(member) {
+            self.fault(Fault::LeaderRemoved);
+        }
         self.cluster.members[member].listed = false;
         self.cluster.list_changed = self.now;
+        // In mid-defrag its process does not hear of it before the end.
+        let runs_on = self.rng.pick(&[0, 0, 2, 90]) * SEC;
+        self.after(runs_on, Ev::Undo(Undo::Removed { member }));
+        self.leader_may_be_lost();
         // The pod goes with its member, some time later.
         let (epoch, span) = (self.procs[member].epoch, self.rng.within(SEC, 600 * SEC));
         if self.rng.per_mille(500) {
@@ -83,8 +89,11 @@ impl World {
 
     /// A node that is lost with its volume.
     fn replace_member(&mut self) {
-        self.fault(Fault::MemberReplaced);
+        let listed = self.cluster.voters().count();
         self.remove_member();
-        self.add_member();
+        if self.cluster.voters().count() < listed {
+            self.fault(Fault::MemberReplaced);
+            self.add_member();
+        }
     }
 }

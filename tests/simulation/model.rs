@@ -32,6 +32,8 @@ pub struct Call {
     pub round: RoundId,
     pub look_begun: Us,
     pub sent: Us,
+    /// Which process of the member it was sent to.
+    pub generation: u32,
     /// The process was paused between the permit's check and the arrival.
     pub paused_in_window: bool,
     /// Its answer will not reach the janitor.
@@ -53,6 +55,8 @@ pub struct Member {
     pub learner: bool,
     pub listed: bool,
     pub up: bool,
+    /// Cut off from the other members, not from its clients.
+    pub isolated: bool,
     pub paused_until: Us,
     /// Since when it has not been both up and running.
     pub away_since: Option<Us>,
@@ -79,8 +83,14 @@ pub struct Member {
 }
 
 impl Member {
+    /// Its process does. One that was removed runs on for a while.
     pub fn runs(&self, now: Us) -> bool {
-        self.up && self.listed && self.paused_until <= now
+        self.up && self.paused_until <= now
+    }
+
+    /// In raft: the others hear it.
+    pub fn takes_part(&self, now: Us) -> bool {
+        self.runs(now) && self.listed && !self.isolated
     }
 
     /// Answers requests: a member in its defrag does not, though it still takes part in raft.
@@ -208,6 +218,8 @@ pub struct Cluster {
     /// When there was last no quorum or no leader.
     pub last_unavailable: Us,
     pub list_changed: Us,
+    /// Until when members give different lists: one has kept somebody who is long gone.
+    pub lists_differ_until: Us,
     pub store: Store,
 }
 
@@ -221,6 +233,7 @@ impl Cluster {
                 learner: index >= voters,
                 listed: index < voters + learners,
                 up: index < voters + learners,
+                isolated: false,
                 paused_until: 0,
                 away_since: None,
                 generation: 0,
@@ -242,7 +255,16 @@ impl Cluster {
             })
             .collect();
         let store = Store { revision: 100, index: 100, ..Store::default() };
-        Cluster { members, leader: Some(0), term: 2, leader_since: 0, last_unavailable: 0, list_changed: 0, store }
+        Cluster {
+            members,
+            leader: Some(0),
+            term: 2,
+            leader_since: 0,
+            last_unavailable: 0,
+            list_changed: 0,
+            lists_differ_until: 0,
+            store,
+        }
     }
 
     pub fn voters(&self) -> impl Iterator<Item = usize> + '_ {
@@ -253,14 +275,14 @@ impl Cluster {
         let (mut all, mut running) = (0, 0);
         for index in self.voters() {
             all += 1;
-            running += usize::from(self.members[index].runs(now));
+            running += usize::from(self.members[index].takes_part(now));
         }
         running * 2 > all
     }
 
     /// Whether proposals are committed.
     pub fn commits(&self, now: Us) -> bool {
-        self.quorum(now) && self.leader.is_some_and(|leader| self.members[leader].runs(now))
+        self.quorum(now) && self.leader.is_some_and(|leader| self.members[leader].takes_part(now))
     }
 
     /// Whether lease renewals succeed: the leader answers them, and does not while it is defragmented.
@@ -270,7 +292,8 @@ impl Cluster {
 
     /// Whether somebody who reaches the members in `reach` can read and write.
     pub fn available(&self, reach: &[Option<Us>], now: Us) -> bool {
-        self.commits(now) && self.voters().any(|index| reach[index].is_none() && self.members[index].serves(now))
+        let useful = |index: usize| self.members[index].serves(now) && self.members[index].takes_part(now);
+        self.commits(now) && self.voters().any(|index| reach[index].is_none() && useful(index))
     }
 
     pub fn nospace(&self) -> bool {

@@ -11,6 +11,7 @@ use etcd_janitor::plan::time::{Mono, Now};
 
 use super::judge::LookInfo;
 use super::model::{MS, SEC, Us};
+use super::setup::Mutant;
 use super::tally::Fault;
 use super::world::{Ev, World};
 
@@ -21,6 +22,12 @@ pub struct Proc {
     pub origin: Us,
     /// By how much the wall clock is off, in microseconds.
     pub offset: i64,
+    /// When it was last set.
+    pub clock_set: Us,
+    /// By how much the monotonic clock is too fast, in millionths.
+    pub drift: i64,
+    /// When its machine last went on after it had been suspended, and since when it had been.
+    pub suspended: Option<(Us, Us)>,
     pub paused_until: Us,
     pub inbox: Vec<Event>,
     pub wake: Option<Us>,
@@ -30,9 +37,13 @@ pub struct Proc {
     /// Since when it cannot reach each member.
     pub cut: Vec<Option<Us>>,
     pub refusal: Option<Reason>,
-    /// No answer reaches it.
-    pub deaf: bool,
+    /// Of which members no answer reaches it.
+    pub deaf: Vec<bool>,
+    /// Since when nothing has been between it and any member.
+    pub clear_since: Us,
     pub quiesced: Option<Us>,
+    /// Since when it stands in the queue for a member that was removed.
+    pub unwelcome: Option<Us>,
     pub died: Us,
     pub resumed: Us,
     /// When it last moved leadership away.
@@ -57,6 +68,9 @@ impl Proc {
             epoch: 0,
             origin: 0,
             offset: 0,
+            clock_set: 0,
+            drift: 0,
+            suspended: None,
             paused_until: 0,
             inbox: Vec::new(),
             wake: None,
@@ -65,8 +79,10 @@ impl Proc {
             last_fired: None,
             cut: vec![None; members],
             refusal: None,
-            deaf: false,
+            deaf: vec![false; members],
+            clear_since: 0,
             quiesced: None,
+            unwelcome: None,
             died: 0,
             resumed: 0,
             moved_leader: None,
@@ -81,6 +97,27 @@ impl Proc {
             missing: false,
             draining: false,
         }
+    }
+
+    /// What its monotonic clock shows after `span` of the world's time.
+    fn shown(&self, span: Us) -> Us {
+        (span as i64 + span as i64 * self.drift / 1_000_000) as Us
+    }
+
+    /// How long the world takes until it shows `shown`.
+    pub fn takes(&self, shown: Us) -> Us {
+        (shown as i64 - shown as i64 * self.drift / 1_000_000) as Us
+    }
+
+    /// No answer of any member reaches it.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.iter().all(|deaf| *deaf)
+    }
+
+    /// Nothing is between it and any member.
+    pub fn is_clear(&self) -> bool {
+        let cut = self.cut.iter().any(Option::is_some);
+        !cut && !self.deaf.contains(&true) && self.refusal.is_none()
     }
 
     pub fn restarted(&mut self, now: Us) {
@@ -103,7 +140,7 @@ impl World {
     pub fn clock(&self, janitor: usize) -> Now {
         let proc = &self.procs[janitor];
         let wall = self.base + chrono::Duration::microseconds(self.now as i64 + proc.offset);
-        Now { mono: Mono::new(Duration::from_micros(self.now - proc.origin)), wall }
+        Now { mono: Mono::new(Duration::from_micros(proc.shown(self.now - proc.origin))), wall }
     }
 
     pub fn instance(janitor: usize, epoch: u32) -> String {
@@ -117,7 +154,10 @@ impl World {
     /// A new process; a firing that was missed is caught up inside its window.
     pub fn start(&mut self, janitor: usize) {
         let (id, name) = (self.member_id(janitor), self.cluster.members[janitor].name.clone());
-        let policy = self.setup.policy.clone();
+        let mut policy = self.setup.policy.clone();
+        if self.setup.mutant == Some(Mutant::WindowIgnored) {
+            policy.window += Duration::from_secs(600);
+        }
         let now = self.now;
         let proc = &mut self.procs[janitor];
         proc.epoch += 1;
@@ -190,16 +230,26 @@ impl World {
         }
     }
 
-    pub fn pause(&mut self, janitor: usize, span: Us) {
+    /// False: there is nothing to pause.
+    pub fn pause(&mut self, janitor: usize, span: Us) -> bool {
         let now = self.now;
         let proc = &mut self.procs[janitor];
         if proc.plan.is_none() || proc.paused_until > now {
-            return;
+            return false;
         }
         proc.paused_until = now + span;
         let epoch = proc.epoch;
         self.note(|| format!("j{janitor} is paused for {:.3} s", span as f64 / SEC as f64));
         self.after(span, Ev::Resume { janitor, epoch });
+        true
+    }
+
+    /// With its machine: for its monotonic clock no time passes.
+    pub fn suspend(&mut self, janitor: usize, span: Us) {
+        if self.pause(janitor, span) {
+            self.fault(Fault::Suspended);
+            self.procs[janitor].suspended = Some((self.now, self.now + span));
+        }
     }
 
     pub fn resume(&mut self, janitor: usize, epoch: u32) {
@@ -209,6 +259,15 @@ impl World {
         }
         proc.paused_until = 0;
         proc.resumed = self.now;
+        if let Some((from, to)) = proc.suspended
+            && from >= proc.origin
+            && to >= self.now
+        {
+            proc.suspended = Some((from, self.now));
+            // Its round, too, ends that much later: it lasts by the monotonic clock.
+            proc.origin += self.now - from;
+            proc.round_ends += self.now - from;
+        }
         let inbox = std::mem::take(&mut proc.inbox);
         for event in inbox {
             self.hand(janitor, event);

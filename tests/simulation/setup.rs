@@ -53,6 +53,36 @@ pub enum Mutant {
     HoldHidden,
     /// Nobody waits after an election or a change of membership.
     Unsettled,
+    /// The permit is asked by the monotonic clock alone.
+    PermitWithoutWall,
+    /// Renewals get no answer, and a lease is believed to live for an hour.
+    LeaseTrusted,
+    /// The transaction that writes an intent does not compare the turn.
+    TurnNotCompared,
+    /// The transaction that writes an intent does not compare the hold.
+    HoldNotCompared,
+    /// The local member always looks as its intent says.
+    TargetUnchanged,
+    /// Looks do not show an intent that was written without its writer being told.
+    LateIntentsHidden,
+    /// Member lists are taken for agreed on.
+    ListsTrusted,
+    /// Rounds go on after their window.
+    WindowIgnored,
+    /// Nobody is told to stop.
+    QuiesceIgnored,
+    /// Looks show no open Snapshot.
+    SnapshotsHidden,
+    /// Looks do not show CORRUPT.
+    CorruptHidden,
+    /// Looks do not show NOSPACE.
+    NospaceHidden,
+    /// Every member keeps up.
+    LagHidden,
+    /// Everybody votes.
+    LearnersHidden,
+    /// All members know who leads.
+    DisagreementHidden,
     /// Looks show every other member as one that a rescue has nothing to do on: each janitor takes its own for the next.
     OthersLookDone,
 }
@@ -75,6 +105,21 @@ impl Mutant {
         Mutant::HoldHidden,
         Mutant::Unsettled,
         Mutant::OthersLookDone,
+        Mutant::PermitWithoutWall,
+        Mutant::LeaseTrusted,
+        Mutant::TurnNotCompared,
+        Mutant::HoldNotCompared,
+        Mutant::TargetUnchanged,
+        Mutant::LateIntentsHidden,
+        Mutant::ListsTrusted,
+        Mutant::WindowIgnored,
+        Mutant::QuiesceIgnored,
+        Mutant::SnapshotsHidden,
+        Mutant::CorruptHidden,
+        Mutant::NospaceHidden,
+        Mutant::LagHidden,
+        Mutant::LearnersHidden,
+        Mutant::DisagreementHidden,
     ];
 }
 
@@ -185,7 +230,7 @@ impl Setup {
         setup.learners = usize::from(voters > 2 && rng.per_mille(200));
         setup.spares = if voters > 1 { rng.within(0, 2) as usize } else { 0 };
         if rng.per_mille(200) {
-            setup.other_schedule = Some((rng.index(voters), rng.pick(&[1, 7, 30, 300, 1_200])));
+            setup.other_schedule = Some((rng.index(voters), rng.pick(&[1, 7, 30, 300, 1_200, 1_800, 3_600])));
         }
         setup.churning = rng.per_mille(500);
         setup.jitter = Duration::from_secs(rng.pick(&[0, 0, 5, 40]));
@@ -217,6 +262,9 @@ impl Setup {
         if voters < 3 && setup.forbidden.is_none() && rng.per_mille(100) {
             setup.forbid(Forbidden::SmallCluster);
         }
+        // Everybody's round ends before the next one is due.
+        let shift = setup.other_schedule.map_or(0, |(_, shift)| shift);
+        setup.policy.window = setup.policy.window.min(Duration::from_secs(setup.period - shift - 120));
         // Files that are always full are never rescued.
         setup.policy.rescue = !setup.churning && rng.per_mille(400);
         setup
@@ -243,6 +291,9 @@ impl Setup {
     pub fn with(mut self, mutant: Mutant) -> Self {
         if mutant == Mutant::SettledAtOnce {
             self.policy.lease_ttl = Duration::from_secs(1);
+        }
+        if mutant == Mutant::LateIntentsHidden {
+            self.late_intents = 2;
         }
         if mutant == Mutant::Unsettled {
             self.policy.settled_for = Duration::ZERO;

@@ -16,7 +16,7 @@ use super::look::{PendingLook, Question};
 use super::model::{Cluster, MS, Open, SEC, Us};
 use super::process::Proc;
 use super::rng::Rng;
-use super::setup::Setup;
+use super::setup::{Mutant, Setup};
 use super::shown::{brief, verb};
 use super::tally::{Fault, Tally};
 
@@ -196,6 +196,7 @@ impl World {
             if world.faulty {
                 // Clocks are never quite right.
                 proc.offset = world.rng.within(0, 4_000) as i64 * MS as i64 - 2 * SEC as i64;
+                proc.drift = world.rng.within(0, 400) as i64 - 200;
             }
             world.procs.push(proc);
             if world.cluster.members[janitor].listed {
@@ -389,7 +390,7 @@ impl World {
             Ev::Grow(k) => self.grow(k),
             Ev::Audit => {
                 self.audit();
-                self.after(10 * SEC, Ev::Audit);
+                self.after(5 * SEC, Ev::Audit);
             }
         }
     }
@@ -405,6 +406,9 @@ impl World {
     }
 
     fn deliver(&mut self, janitor: usize, event: Event) {
+        if event == Event::Quiesce && self.setup.mutant == Some(Mutant::QuiesceIgnored) {
+            return;
+        }
         let proc = &mut self.procs[janitor];
         if proc.plan.is_none() {
             return;
@@ -510,7 +514,8 @@ impl World {
             return;
         };
         // A wish in the past is granted at once, as a timer would.
-        let at = (proc.origin + wake.since_origin().as_micros() as u64).max(self.now + 100);
+        let shown = wake.since_origin().as_micros() as u64;
+        let at = (proc.origin + proc.takes(shown)).max(self.now + 100);
         if proc.wake == Some(at) {
             return;
         }
