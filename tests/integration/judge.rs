@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::History;
 use crate::support::history::{Sample, Track};
-use crate::support::overlaps::{Class, Deeds, Foreign, Pause};
+use crate::support::overlaps::{Class, Deeds, Foreign, Pause, Stood};
 use crate::support::scrape::Metrics;
 
 /// (started, handled, finished, process) as on a member's page, and `None`
@@ -140,8 +140,14 @@ fn overlap() -> History {
     history(&[&first, &second])
 }
 
+/// With an intent of the second member that is there from the beginning and is given up after a second and a half.
 fn class_of(history: &History, foreign: Vec<Foreign>, pauses: Vec<Pause>) -> Class {
-    let deeds = Deeds { foreign, pauses, lease_ttl: Duration::from_secs(1) };
+    let given_up = history.started + Duration::from_millis(1500);
+    class_with(history, foreign, pauses, vec![Stood { member: 1, from: history.started, to: given_up }])
+}
+
+fn class_with(history: &History, foreign: Vec<Foreign>, pauses: Vec<Pause>, intents: Vec<Stood>) -> Class {
+    let deeds = Deeds { foreign, pauses, intents, lease_ttl: Duration::from_secs(1) };
     let classes = deeds.overlaps(history);
     assert_eq!(classes.values().map(Vec::len).sum::<usize>(), 1, "{history}");
     *classes.keys().next().expect("an overlap")
@@ -173,4 +179,19 @@ fn a_pause_explains_an_overlap_only_when_it_outlives_a_lease_and_ends_with_the_s
     assert_eq!(class_of(&history, Vec::new(), pause(1, 1500, 1900)), Class::Unexplained);
     assert_eq!(class_of(&history, Vec::new(), pause(0, 500, 1900)), Class::Unexplained);
     assert_eq!(class_of(&history, Vec::new(), pause(1, 2500, 4000)), Class::Unexplained);
+}
+
+#[test]
+fn a_pause_explains_an_overlap_only_when_the_intent_was_given_up_in_it() {
+    let history = overlap();
+    let at = |millis| history.started + Duration::from_millis(millis);
+    let pause = || vec![Pause { member: 1, from: at(500), to: at(1900) }];
+    let intent = |member, from, to| vec![Stood { member, from: at(from), to: at(to) }];
+    let class = |intents| class_with(&history, Vec::new(), pause(), intents);
+    assert_eq!(class(intent(1, 400, 1800)), Class::PauseInWindow);
+    assert_eq!(class(Vec::new()), Class::Unexplained);
+    assert_eq!(class(intent(0, 400, 1800)), Class::Unexplained, "of another member");
+    assert_eq!(class(intent(1, 600, 1800)), Class::Unexplained, "written while it stood still");
+    assert_eq!(class(intent(1, 100, 400)), Class::Unexplained, "of an earlier round");
+    assert_eq!(class(intent(1, 400, 3000)), Class::Unexplained, "still there when the call came");
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::faults::{assert_all_done, member_of};
 use super::rounds::PATIENCE;
 use crate::support::consistency::hash_kv_equal;
+use crate::support::intents::Intents;
 use crate::support::overlaps::{Class, Deeds, Foreign, Pause};
 use crate::support::writer::{Pace, Writer};
 use crate::support::{Cluster, Janitor, Mode, Proxy, Recorder, Spec, due_in, eventually, records};
@@ -89,6 +90,7 @@ async fn an_operators_defrag_begun_after_the_look_overlaps_and_is_told_apart() {
 async fn a_call_that_arrives_after_its_intent_was_given_up_overlaps_and_is_told_apart() {
     let cluster = Cluster::start(Spec { stretch_defrags: Some(Duration::from_secs(4)), ..Spec::default() }).await;
     let recorder = Recorder::start(&cluster).await;
+    let intents = Intents::watch(&cluster).await;
     let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let (mut janitors, proxies) = held_back(&cluster).await;
     let first = on_its_way(&proxies).await;
@@ -116,12 +118,64 @@ async fn a_call_that_arrives_after_its_intent_was_given_up_overlaps_and_is_told_
     assert_all_done(&round);
     let written = writer.verify(&cluster).await;
     let history = recorder.finish();
-    let deeds = Deeds { pauses: vec![pause], lease_ttl: LEASE_TTL, ..Deeds::default() };
+    let deeds = Deeds { pauses: vec![pause], intents: intents.finish(), lease_ttl: LEASE_TTL, ..Deeds::default() };
     let overlaps = deeds.overlaps(&history);
     assert_eq!(overlaps.keys().collect::<Vec<_>>(), [&Class::PauseInWindow], "{history}");
-    assert!(deeds.foreign.is_empty() && Deeds::default().overlaps(&history).contains_key(&Class::Unexplained));
+    // A pause explains nothing where the intent was not given up in it.
+    let respected = Deeds { intents: Vec::new(), ..deeds.clone() };
+    for unexplaining in [Deeds::default(), respected] {
+        assert!(unexplaining.overlaps(&history).contains_key(&Class::Unexplained), "{history}");
+    }
     assert!((0..3).all(|member| history.defrag_count(member) == 1), "{history}");
     assert!(written.lost.is_empty(), "{written:?}");
     hash_kv_equal(&cluster).await.expect("equal data");
     eprintln!("two of three members for a while: longest time without a write {:?}", written.longest_stall);
+}
+
+/// The last look's question is on its way to a member when the operator's call gets there before it: then the member
+/// answers nothing, and nothing is sent. Only where its answer had left already the look is clean, and both overlap.
+#[tokio::test]
+async fn an_operators_defrag_begun_during_the_look_is_waited_for_or_told_apart() {
+    let spec = Spec { client_proxies: true, stretch_defrags: Some(Duration::from_secs(3)), ..Spec::default() };
+    let cluster = Cluster::start(spec).await;
+    let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
+    let leader = cluster.leader().await;
+    let (first, foreign) = ((leader + 1) % 3, (leader + 2) % 3);
+    // Half of what a look waits for, and more than what an operator's call takes.
+    cluster.proxy(foreign).set(Mode::Delay(Duration::from_millis(300))).await;
+    let yaml = format!(
+        "compaction: {{ enabled: false }}\netcd: {{ request_timeout: 2s }}\nturn: {{ lease_ttl: {}s }}\n\
+         defrag: {{ schedule: '{}', rule: 'dbSize > 0', pause_between: 1s }}\n",
+        LEASE_TTL.as_secs(),
+        due_in(4),
+    );
+    let janitor = Janitor::start(&cluster, first, &yaml).await;
+    // Read closely: the last look is taken when the intent is written.
+    let mut client = cluster.client_to(&cluster.member(leader).client_url).await.expect("the leader is up");
+    let intent = format!("{}intent", records::PREFIX);
+    let patience = Instant::now() + PATIENCE;
+    while client.get(intent.as_str(), None).await.is_ok_and(|answer| answer.kvs().is_empty()) {
+        assert!(Instant::now() < patience, "no intent\n{}", janitor.log_tail(30));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let called = Instant::now();
+    let output = cluster.etcdctl_at(foreign, &["--command-timeout=30s", "defrag"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let foreign = vec![Foreign { member: foreign, called, returned: Some(Instant::now()) }];
+    let round = records::round_of(&cluster, leader, 1, PATIENCE).await;
+    assert_all_done(&round);
+    writer.nothing_lost(&cluster).await;
+    let history = recorder.finish();
+    let deeds = Deeds { foreign, lease_ttl: LEASE_TTL, ..Deeds::default() };
+    let overlaps = deeds.overlaps(&history);
+    eprintln!("overlaps: {:?}", overlaps.keys());
+    assert!(overlaps.keys().all(|class| *class == Class::ForeignAfterLook), "{overlaps:?}\n{history}");
+    assert_eq!(history.defrag_count(first), 1, "{history}");
+    if overlaps.is_empty() {
+        let waited = |event: &serde_json::Value| {
+            ["foreign_defrag", "member_down"].iter().any(|reason| event["reason"] == *reason)
+        };
+        assert!(janitor.events().iter().any(waited), "it saw nothing\n{}", janitor.log_tail(30));
+    }
 }

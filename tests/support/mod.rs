@@ -13,6 +13,7 @@ pub mod consistency;
 pub mod faketime;
 pub mod garbage;
 pub mod history;
+pub mod intents;
 pub mod janitor;
 pub mod lease_holder;
 pub mod membership;

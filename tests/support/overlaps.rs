@@ -56,11 +56,20 @@ pub struct Pause {
     pub to: Instant,
 }
 
-/// What the test itself has done that can explain an overlap.
+/// An intent, as long as it surely stood and a little longer: from the last reading before it to the last one of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stood {
+    pub member: usize,
+    pub from: Instant,
+    pub to: Instant,
+}
+
+/// What the test itself has done that can explain an overlap, and the intents that it saw.
 #[derive(Clone, Debug, Default)]
 pub struct Deeds {
     pub foreign: Vec<Foreign>,
     pub pauses: Vec<Pause>,
+    pub intents: Vec<Stood>,
     pub lease_ttl: Duration,
 }
 
@@ -86,9 +95,17 @@ impl Deeds {
         let mut pauses = self.pauses.iter().filter(|pause| pause.member == later.member);
         let explained = pauses.any(|pause| {
             // Shorter ones the lease and the intent outlive.
-            pause.to - pause.from >= self.lease_ttl && pause.from <= later.from && pause.to + ARRIVAL >= later.from
+            let long = pause.to - pause.from >= self.lease_ttl;
+            let with_the_send = pause.from <= later.from && pause.to + ARRIVAL >= later.from;
+            long && with_the_send && self.gave_up_in(pause, later)
         });
         if explained { Class::PauseInWindow } else { Class::Unexplained }
+    }
+
+    /// Whether the member's intent stood when it was paused, and was settled by others before its call came.
+    fn gave_up_in(&self, pause: &Pause, call: &Defrag) -> bool {
+        let own = self.intents.iter().filter(|intent| intent.member == call.member);
+        own.into_iter().any(|intent| intent.from <= pause.from && pause.from <= intent.to && intent.to < call.from)
     }
 
     /// All overlaps that the judge saw, by their explanation.

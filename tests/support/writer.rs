@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
+use super::consistency::hash_kv_equal;
 
 /// Every write has a key of its own: a put that timed out may be applied
 /// seconds later, and over a newer value of the same key it would look like
@@ -74,6 +75,14 @@ impl Writer {
             workers.push(tokio::spawn(write(clients, number, keys, pace, stop)));
         }
         Self { prefix: format!("{prefix}/"), stop, started: Instant::now(), workers }
+    }
+
+    /// Stops, and fails when an acknowledged write was lost, when hardly any was acknowledged, or when the members do not
+    /// hold the same.
+    pub async fn nothing_lost(self, cluster: &Cluster) {
+        let written = self.verify(cluster).await;
+        assert!(written.lost.is_empty() && written.acknowledged > 100, "{written:?}");
+        hash_kv_equal(cluster).await.expect("equal data");
     }
 
     /// Stops, reads everything back through a member that is up, and judges.

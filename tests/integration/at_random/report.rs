@@ -36,7 +36,8 @@ pub struct Report {
 
 impl Report {
     pub async fn of(world: World, seed: u64, duration: Duration) -> Self {
-        let World { cluster, janitors, recorder, writer, deeds, counts, .. } = world;
+        let World { cluster, janitors, recorder, writer, mut deeds, intents, counts, .. } = world;
+        deeds.intents = intents.finish();
         let equal = hash_kv_equal(&cluster).await;
         let written = writer.verify(&cluster).await;
         let on_record = records::rounds(&cluster, cluster.leader().await).await;
@@ -71,6 +72,14 @@ impl Report {
         let mut said = BTreeMap::new();
         for (_, outcome, reason) in janitors.iter().flat_map(Janitor::rounds) {
             *said.entry(name(&outcome, reason.as_deref())).or_default() += 1;
+        }
+        for (member, janitor) in janitors.iter().enumerate() {
+            let series = "etcd_janitor_look_to_send_seconds";
+            let all = janitor.metric(&format!("{series}_count")).await;
+            let in_time = janitor.metric(&format!("{series}_bucket{{le=\"1\"}}")).await;
+            if all.is_none() || all != in_time {
+                failures.push(format!("of {all:?} calls the janitor of m{member} sent {in_time:?} within a second"));
+            }
         }
         let ended_badly = janitors.iter().flat_map(Janitor::events).filter(|event| event["level"] == "ERROR");
         failures.extend(ended_badly.map(|event| format!("a janitor's error: {event}")));

@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::ills::{Ill, Kind};
+use crate::support::intents::Intents;
 use crate::support::overlaps::Deeds;
 use crate::support::writer::{Pace, Writer};
 use crate::support::{Cluster, Janitor, Recorder, Spec, records, within};
@@ -28,6 +29,7 @@ pub struct World {
     pub writer: Writer,
     pub rng: StdRng,
     pub deeds: Deeds,
+    pub intents: Intents,
     pub counts: BTreeMap<Kind, u64>,
     pub ills: Vec<Ill>,
     /// Operators' calls: which of `deeds.foreign`, and when it was back.
@@ -55,6 +57,7 @@ impl World {
         let cluster = Cluster::start(spec).await;
         let recorder = Recorder::start(&cluster).await;
         let writer = Writer::start(&cluster, "written", Pace::default()).await;
+        let intents = Intents::watch(&cluster).await;
         let urls: Vec<String> = cluster.members().iter().map(|member| member.client_url.clone()).collect();
         let mut janitors = Vec::new();
         for index in 0..members {
@@ -67,6 +70,7 @@ impl World {
             writer,
             rng: StdRng::seed_from_u64(seed),
             deeds: Deeds { lease_ttl: LEASE_TTL, ..Deeds::default() },
+            intents,
             counts: BTreeMap::new(),
             ills: Vec::new(),
             operators: JoinSet::new(),
