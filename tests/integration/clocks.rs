@@ -8,6 +8,7 @@ use chrono::Utc;
 use super::faults::{assert_all_done, busy};
 use super::rounds::PATIENCE;
 use crate::support::rounds::{assert_in_turns, says};
+use crate::support::writer::{Pace, Writer};
 use crate::support::{Cluster, Janitor, Recorder, Spec, due_in, eventually, records};
 
 /// Whether the janitor's own words carry the time it is meant to have.
@@ -23,6 +24,7 @@ async fn has_clock(janitor: &Janitor, seconds: i64) {
 async fn clocks_an_hour_off_start_no_round_late_and_none_twice() {
     let cluster = Cluster::start(Spec { stretch_defrags: Some(Duration::from_secs(3)), ..Spec::default() }).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let due = Utc::now() + chrono::TimeDelta::seconds(7);
     let yaml = format!(
         "compaction: {{ enabled: false }}\netcd: {{ request_timeout: 2s }}\nturn: {{ lease_ttl: 5s }}\n\
@@ -64,6 +66,7 @@ async fn clocks_an_hour_off_start_no_round_late_and_none_twice() {
         eventually("its round ends", PATIENCE, again).await;
         eventually("it is through", PATIENCE, || async { janitor.is_idle().await.then_some(()) }).await;
     }
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert!((0..3).all(|member| history.defrag_count(member) == 1), "{history}");

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::rounds::{PATIENCE, janitors, rounds_yaml, stretched, wasteful};
 use crate::support::rounds::assert_in_turns;
 use crate::support::strace::{Injection, Strace};
+use crate::support::writer::{Pace, Writer};
 use crate::support::{Cluster, History, Recorder, Spec, due_in, eventually, records, requests};
 
 const SHORT_LEASE: Duration = Duration::from_secs(10);
@@ -51,6 +52,7 @@ pub fn settled_by(record: &Value) -> &str {
 async fn a_turn_is_kept_through_a_defrag_three_times_longer_than_its_lease() {
     let cluster = wasteful(Spec { stretch_defrags: Some(Duration::from_secs(15)), ..Spec::calm() }).await;
     let recorder = Recorder::start_every(&cluster, Duration::from_millis(100)).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let yaml = rounds_yaml(&due_in(6), "leader_wait: 15s") + "etcd: { request_timeout: 2s }\nturn: { lease_ttl: 5s }\n";
     let janitors = janitors(&cluster, &yaml).await;
     let first = busy(&recorder).await;
@@ -67,6 +69,7 @@ async fn a_turn_is_kept_through_a_defrag_three_times_longer_than_its_lease() {
     for janitor in &janitors {
         assert_eq!(janitor.metric("etcd_janitor_turn_lost_total").await, Some(0.0), "{}", janitor.log_tail(30));
     }
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -81,6 +84,7 @@ async fn a_turn_is_kept_through_a_defrag_three_times_longer_than_its_lease() {
 async fn a_deadline_is_not_an_end() {
     let cluster = wasteful(stretched(Duration::from_secs(8))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let yaml = rounds_yaml(&due_in(6), "leader_wait: 15s, timeout: 2s");
     let janitors = janitors(&cluster, &yaml).await;
     let first = busy(&recorder).await;
@@ -90,6 +94,7 @@ async fn a_deadline_is_not_an_end() {
     let round = whole_round(&cluster, beside(first)).await;
     assert_all_done(&round);
     assert!(round.values().all(|record| record["detail"].to_string().contains("the member counts")), "{round:#?}");
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -99,6 +104,7 @@ async fn a_deadline_is_not_an_end() {
 async fn a_janitor_that_is_killed_in_mid_defrag_and_comes_back_adopts_its_intent() {
     let cluster = wasteful(stretched(Duration::from_secs(6))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let mut janitors = janitors(&cluster, &short_lease()).await;
     let victim = busy(&recorder).await;
     janitors[victim].kill();
@@ -109,6 +115,7 @@ async fn a_janitor_that_is_killed_in_mid_defrag_and_comes_back_adopts_its_intent
     let round = whole_round(&cluster, through).await;
     assert_all_done(&round);
     assert!(settled_by(&round[&victim]).starts_with("janitor-"), "{round:#?}");
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -121,6 +128,7 @@ async fn a_janitor_that_is_killed_in_mid_defrag_and_comes_back_adopts_its_intent
 async fn what_a_janitor_that_never_comes_back_has_left_is_settled_by_another() {
     let cluster = wasteful(stretched(Duration::from_secs(6))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let mut janitors = janitors(&cluster, &short_lease()).await;
     let victim = busy(&recorder).await;
     janitors[victim].kill();
@@ -130,6 +138,7 @@ async fn what_a_janitor_that_never_comes_back_has_left_is_settled_by_another() {
     assert_all_done(&round);
     let settler = settled_by(&round[&victim]);
     assert!(settler.starts_with("janitor-") && settler != format!("janitor-{victim}"), "{round:#?}");
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -156,6 +165,7 @@ pub async fn intent_gone(cluster: &Cluster, through: usize, member: usize) -> In
 async fn a_member_that_is_killed_in_mid_defrag_has_failed_and_the_others_go_on() {
     let mut cluster = wasteful(stretched(Duration::from_secs(4))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let _janitors = janitors(&cluster, &short_lease()).await;
     let victim = busy(&recorder).await;
     cluster.kill(victim);
@@ -165,6 +175,7 @@ async fn a_member_that_is_killed_in_mid_defrag_has_failed_and_the_others_go_on()
         let expected = if *member == victim { ("failed", Some("restarted")) } else { ("done", None) };
         assert_eq!((record["outcome"].as_str().unwrap_or_default(), record["reason"].as_str()), expected, "{round:#?}");
     }
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -177,6 +188,7 @@ async fn an_operators_defrag_is_seen_and_waited_for() {
     let member = cluster.follower().await;
     let strace = Strace::attach(cluster.member(member), Injection::Delay(Duration::from_secs(30))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let janitors = janitors(&cluster, &rounds_yaml(&due_in(4), "leader_wait: 15s")).await;
     let operator = cluster.etcdctl_at(member, &["--command-timeout=60s", "defrag"]);
     let seen = async {
@@ -191,6 +203,7 @@ async fn an_operators_defrag_is_seen_and_waited_for() {
     let round = records::round_of(&cluster, member, 2, PATIENCE).await;
     assert_all_done(&round);
     assert!(!round.contains_key(&member), "{round:#?}");
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -201,6 +214,7 @@ async fn an_operators_defrag_is_seen_and_waited_for() {
 async fn sigterm_in_mid_defrag_leaves_the_intent_to_the_next_start() {
     let cluster = wasteful(stretched(Duration::from_secs(6))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let mut janitors = janitors(&cluster, &short_lease()).await;
     let stopped = busy(&recorder).await;
     // Fails when it takes two seconds.
@@ -212,6 +226,7 @@ async fn sigterm_in_mid_defrag_leaves_the_intent_to_the_next_start() {
     let round = whole_round(&cluster, through).await;
     assert_all_done(&round);
     assert!(settled_by(&round[&stopped]).starts_with("janitor-"), "{round:#?}");
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -221,6 +236,7 @@ async fn sigterm_in_mid_defrag_leaves_the_intent_to_the_next_start() {
 async fn sigterm_in_the_queue_leaves_it_at_once_through_another_member() {
     let cluster = wasteful(stretched(Duration::from_secs(12))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let mut janitors = janitors(&cluster, &rounds_yaml(&due_in(6), "leader_wait: 15s")).await;
     let first = busy(&recorder).await;
     let leader = cluster.leader().await;
@@ -237,6 +253,7 @@ async fn sigterm_in_the_queue_leaves_it_at_once_through_another_member() {
     janitors[queued].start_again().await;
     let round = whole_round(&cluster, queued).await;
     assert_all_done(&round);
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert_in_turns(&history);
     assert_once_each(&history);
@@ -248,6 +265,7 @@ async fn sigterm_in_the_queue_leaves_it_at_once_through_another_member() {
 async fn a_leader_that_is_killed_in_a_followers_turn_costs_neither_the_turn_nor_the_round() {
     let mut cluster = wasteful(stretched(Duration::from_secs(12))).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let janitors = janitors(&cluster, &rounds_yaml(&due_in(6), "leader_wait: 15s")).await;
     let first = busy(&recorder).await;
     let leader = cluster.leader().await;
@@ -262,6 +280,7 @@ async fn a_leader_that_is_killed_in_a_followers_turn_costs_neither_the_turn_nor_
     cluster.start_again(leader).await;
     let round = whole_round(&cluster, third).await;
     assert_all_done(&round);
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     assert!(history.overlaps().is_empty() && history.max_open_anywhere() == 1, "{history}");
     assert_once_each(&history);

@@ -1,7 +1,8 @@
 //! Two releases in one cluster: of etcd, of the janitor, of its records.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use etcd_client::PutOptions;
 use serde_json::{Value, json};
 
 use super::rounds::{PATIENCE, janitors, rounds_yaml, stretched, wasteful};
@@ -10,7 +11,7 @@ use crate::support::garbage::free_pages;
 use crate::support::rounds::{all_done, assert_in_turns, first_round, says};
 use crate::support::spec::MAIN_RELEASE;
 use crate::support::writer::{Pace, Writer};
-use crate::support::{Cluster, Janitor, Recorder, Spec, due_in, eventually, records};
+use crate::support::{Cluster, Janitor, Recorder, Spec, due_in, eventually, records, within};
 
 /// Waits until every member was defragmented once more than now.
 async fn all_again(recorder: &Recorder) {
@@ -34,9 +35,14 @@ async fn rounds_go_on_through_a_rolling_upgrade_of_the_members() {
         defrag: { schedule: '*/30 * * * * *', rule: 'dbSize > 0', pause_between: 1s, leader_wait: 5s, window: 29s }\n";
     let janitors = janitors(&cluster, yaml).await;
     all_again(&recorder).await;
+    let mut under_way = 0;
     for index in 0..3 {
+        // In the middle of a round of its own member, as far as one comes about.
+        let busy = || async { (!janitors[index].is_idle().await).then_some(()) };
+        under_way += usize::from(within("its round is under way", Duration::from_secs(60), busy).await.is_ok());
         cluster.upgrade(index, MAIN_RELEASE).await;
     }
+    assert!(under_way > 0, "no round was under way in any of the upgrades");
     // Counters begin anew with the processes.
     all_again(&recorder).await;
     let history = recorder.finish();
@@ -83,6 +89,55 @@ async fn an_intent_of_a_newer_release_blocks_and_is_not_died_of() {
     for janitor in &janitors {
         says(janitor, "it is shown no longer", PATIENCE, |status| status["intent_unreadable"].is_null()).await;
     }
+}
+
+/// A key in the queue that cannot be read holds its place like any other, until its lease ends. A window that cannot be
+/// read is none.
+#[tokio::test]
+async fn a_turn_and_a_window_of_a_newer_release_are_respected_and_not_died_of() {
+    let cluster = wasteful(Spec::default()).await;
+    let recorder = Recorder::start(&cluster).await;
+    let mut client = cluster.client(0).await;
+    let lease = client.lease_grant(25, None).await.expect("a lease").id();
+    let key = format!("{}turn/{lease:016x}", records::PREFIX);
+    let options = PutOptions::new().with_lease(lease);
+    client.put(key, json!({ "v": 2, "place": "first" }).to_string(), Some(options)).await.expect("a turn");
+    let began = Instant::now();
+    let window = json!({ "v": 2, "marks": [] }).to_string();
+    client.put(format!("{}window", records::PREFIX), window, None).await.expect("a window");
+    let yaml = rounds_yaml(&due_in(4), "leader_wait: 15s").replace("{ enabled: false }", "{ schedule: '@hourly' }");
+    let janitors = janitors(&cluster, &yaml).await;
+    let waits = |event: &Value| event["message"].to_string().contains("that cannot be read: the record has version 2");
+    let follower = cluster.follower().await;
+    janitors[follower].event("it waits behind the other", PATIENCE, waits).await;
+    assert!(recorder.so_far().defrags().is_empty(), "{}", recorder.so_far());
+    all_done(&janitors, PATIENCE).await;
+    let history = recorder.finish();
+    assert_in_turns(&history);
+    let first = history.defrags().iter().map(|defrag| defrag.from).min().expect("three defrags");
+    assert!(first - began > Duration::from_secs(24), "{:?} after the key\n{history}", first - began);
+    assert!(janitors.iter().all(Janitor::running));
+}
+
+/// What an instance that is gone has left, with fields that only a newer release knows of, is settled all the same.
+#[tokio::test]
+async fn an_intent_and_a_record_with_more_fields_are_read_as_what_is_known_of_them() {
+    let cluster = wasteful(Spec::default()).await;
+    let member = cluster.follower().await;
+    let (mut client, id) = (cluster.client(0).await, format!("{:016x}", cluster.member(member).id));
+    let metrics = cluster.member(member).metrics().await.expect("an answer");
+    let intent = json!({
+        "v": 1, "member": id, "instance": "gone", "holder": "newer", "round": "cron-20260101T000000Z",
+        "target_start": metrics.process_start, "target_count": metrics.defrag_count, "db_size": 1, "db_size_in_use": 1,
+        "at": chrono::Utc::now(), "colour": { "of": "money" },
+    });
+    client.put(format!("{}intent", records::PREFIX), intent.to_string(), None).await.expect("an intent");
+    let yaml = rounds_yaml(&due_in(4), "leader_wait: 15s") + "turn: { lease_ttl: 5s }\netcd: { request_timeout: 2s }\n";
+    let janitor = Janitor::start(&cluster, member, &yaml).await;
+    assert_eq!(first_round(&janitor, PATIENCE).await.0, "done", "{}", janitor.log_tail(20));
+    let rounds = records::rounds(&cluster, 0).await;
+    let settled = rounds.values().flatten().find(|(_, record)| record["round"] == "cron-20260101T000000Z");
+    assert_eq!(settled.map(|(of, record)| (*of, record["outcome"].as_str())), Some((member, Some("unknown"))));
 }
 
 /// An operator's or a newer release's words are neither lost nor a reason to stop.

@@ -225,3 +225,27 @@ async fn a_dry_run_on_the_command_line_says_what_it_would_do() {
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("a defrag would not pay"), "{said}");
 }
+
+/// Whatever is in the older ones: a release to come may have written them.
+#[tokio::test]
+async fn only_the_newest_rounds_stay_on_record() {
+    let cluster = wasteful(Spec::default()).await;
+    let mut client = cluster.client(0).await;
+    for day in ["20260101", "20260102", "20260103"] {
+        for member in ["0000000000000001", "0000000000000002"] {
+            let key = format!("{}rounds/cron-{day}T000000Z/{member}", records::PREFIX);
+            client.put(key, "{\"v\":2}", None).await.expect("a record");
+        }
+    }
+    let follower = cluster.follower().await;
+    let yaml = rounds_yaml(&due_in(4), "") + "history: { limit: 2 }\n";
+    let janitor = Janitor::start(&cluster, follower, &yaml).await;
+    let ended = eventually("the round ends", PATIENCE, || async { janitor.rounds().pop() }).await;
+    assert_eq!(ended.1, "done", "{}", janitor.log_tail(20));
+    let prefix = format!("{}rounds/", records::PREFIX);
+    let all = records::all(&cluster, 0).await;
+    let rounds: Vec<&str> = all.keys().filter_map(|key| key.strip_prefix(&prefix)).collect();
+    let (old, new): (Vec<&str>, Vec<&str>) = rounds.iter().partition(|key| key.starts_with("cron-20260103T000000Z/"));
+    assert_eq!((old.len(), new.len(), rounds.len()), (2, 1, 3), "{rounds:?}");
+    assert!(new[0].starts_with(&format!("{}/", ended.0)), "{rounds:?}");
+}

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::support::rounds::{all_done, assert_one_at_a_time, first_round, says, waits_for};
+use crate::support::writer::{Pace, Writer};
 use crate::support::{Cluster, Janitor, Recorder, Spec, due_in, eventually, requests};
 
 fn stretched(members: usize) -> Spec {
@@ -193,6 +194,7 @@ async fn a_round_waits_for_a_member_that_is_down_and_goes_on_when_it_is_back() {
 async fn of_five_members_with_two_down_none_is_defragmented_until_both_are_back() {
     let mut cluster = Cluster::start(stretched(5)).await;
     let recorder = Recorder::start(&cluster).await;
+    let writer = Writer::start(&cluster, "written", Pace::default()).await;
     let leader = cluster.leader().await;
     let down: Vec<usize> = (0..5).filter(|index| *index != leader).take(2).collect();
     for index in &down {
@@ -219,6 +221,7 @@ async fn of_five_members_with_two_down_none_is_defragmented_until_both_are_back(
         (through >= 2).then_some(())
     })
     .await;
+    writer.nothing_lost(&cluster).await;
     let history = recorder.finish();
     crate::support::rounds::assert_in_turns(&history);
     assert!(history.defrags().len() >= 2, "{history}");
