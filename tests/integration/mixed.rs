@@ -36,9 +36,9 @@ async fn rounds_go_on_through_a_rolling_upgrade_of_the_members() {
     let janitors = janitors(&cluster, yaml).await;
     all_again(&recorder).await;
     let mut under_way = 0;
-    for index in 0..3 {
+    for (index, janitor) in janitors.iter().enumerate() {
         // In the middle of a round of its own member, as far as one comes about.
-        let busy = || async { (!janitors[index].is_idle().await).then_some(()) };
+        let busy = || async { (!janitor.is_idle().await).then_some(()) };
         under_way += usize::from(within("its round is under way", Duration::from_secs(60), busy).await.is_ok());
         cluster.upgrade(index, MAIN_RELEASE).await;
     }

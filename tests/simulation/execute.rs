@@ -105,7 +105,7 @@ impl World {
         let mut unheard = Request { awaited: false, ..request };
         // A join that was not answered is undone by revoking the lease; that may be lost as well.
         if matches!(unheard.action, Action::Join { .. }) && fate != Fate::Lost {
-            if self.rng.per_mille(500) {
+            if self.rng.per_mille(700) {
                 self.fault(Fault::RevokeLost);
             } else if fate == Fate::Late {
                 // The lease is gone before the key arrives: the put is refused.
@@ -360,7 +360,7 @@ impl World {
             let reason = self.rng.pick(&[Reason::WrongMember, Reason::DiskSpace]);
             return self.answer(&request, MS, not_sent(Blocked::new(reason, "checked right before the send")));
         }
-        if self.faulty && self.rng.per_mille(60) {
+        if self.faulty && self.rng.per_mille(90) {
             self.fault(Fault::CallRefused);
             let auth = self.rng.per_mille(500);
             return self.answer(&request, MS, Answer::Sent(Sent::Refused { text: "refused".to_owned(), auth }));
@@ -370,7 +370,7 @@ impl World {
         let rescue = rescue.map(|rescue| rescue.id);
         self.judge_send(janitor, target, &permit, rescue.is_some());
         let mut flight = self.rng.within(MS / 5, 20 * MS);
-        let paused_in_window = self.faulty && self.rng.per_mille(90);
+        let paused_in_window = self.faulty && self.rng.per_mille(120);
         if paused_in_window {
             self.fault(Fault::PauseInTheWindow);
             // Half of them are within what the protocol has to stand.
@@ -380,7 +380,7 @@ impl World {
             self.pause(janitor, flight);
         }
         let deaf = self.procs[janitor].deaf[target];
-        let answer_lost = self.setup.lose_answers || deaf || self.faulty && self.rng.per_mille(80);
+        let answer_lost = self.setup.lose_answers || deaf || self.faulty && self.rng.per_mille(110);
         let timeout = timeout.as_micros() as Us;
         if answer_lost {
             self.fault(Fault::DefragAnswerLost);

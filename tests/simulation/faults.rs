@@ -184,7 +184,7 @@ impl World {
         let mean = if busy { 20 } else { 400 };
         let next = self.rng.within(SEC, 2 * mean * SEC);
         self.after(next, Ev::Fault);
-        match self.rng.below(44) {
+        match self.rng.below(47) {
             0..=2 => {
                 let (janitor, back) = (self.someone(), self.rng.within(SEC / 2, self.setup.ttl.as_micros() as Us * 2));
                 if self.procs[janitor].plan.is_some() {
@@ -217,7 +217,7 @@ impl World {
                 }
             }
             16..=18 => self.foreign_defrag(),
-            19 => self.revoke_lease(),
+            19 | 42 => self.revoke_lease(),
             20 | 21 => self.hold(),
             22 => {
                 let janitor = self.someone();
@@ -256,7 +256,7 @@ impl World {
                 let span = self.rng.within(SEC, 40 * SEC);
                 self.after(span, Ev::Undo(Undo::Refusal { janitor }));
             }
-            31..=34 => self.membership_changes(),
+            31..=34 | 41 => self.membership_changes(),
             35 | 36 => self.one_way_partition(),
             37 | 38 => {
                 let (member, span) = (self.busy_or_any(), self.rng.within(2 * SEC, 60 * SEC));
@@ -285,7 +285,7 @@ impl World {
     fn busy_or_any(&mut self) -> usize {
         let busy = self.cluster.voters().find(|voter| self.cluster.members[*voter].running.is_some());
         match busy {
-            Some(member) if self.rng.per_mille(500) => member,
+            Some(member) if self.rng.per_mille(650) => member,
             _ => self.some_voter(),
         }
     }

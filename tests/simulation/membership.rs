@@ -17,7 +17,8 @@ impl World {
     }
 
     pub fn remove_member(&mut self) {
-        let member = self.some_voter();
+        let leader = self.cluster.leader.filter(|_| self.rng.per_mille(500));
+        let member = leader.unwrap_or_else(|| self.some_voter());
         if !self.cluster.commits(self.now) {
             return;
         }
