@@ -24,7 +24,7 @@ use tally::Tally;
 use world::World;
 
 /// Enough for every fault to come up a hundred times.
-const STEPS: u64 = 1_000_000;
+const STEPS: u64 = 1_150_000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
