@@ -1,5 +1,7 @@
 //! Reads the few figures that are needed from a Prometheus text page.
 
+use std::collections::BTreeSet;
+
 use crate::plan::cluster::{QuotaBytes, Scrape};
 use crate::plan::member::MemberId;
 
@@ -25,6 +27,8 @@ pub fn read(text: &str) -> Result<Page, String> {
     let mut start = None;
     let mut quota = None;
     let mut compact_revision = None;
+    let mut defrags_failed = 0.0;
+    let mut active_peers = BTreeSet::new();
     for line in text.lines() {
         let Some(sample) = Sample::read(line) else { continue };
         match sample.name {
@@ -39,7 +43,14 @@ pub fn read(text: &str) -> Result<Page, String> {
             "grpc_server_handled_total" => {
                 if let Some(at) = watched(&sample) {
                     handled[at] += sample.value;
+                    if at == 0 && sample.label("grpc_code") != Some("OK") {
+                        defrags_failed += sample.value;
+                    }
                 }
+            }
+            "etcd_network_active_peers" if sample.value > 0.0 => {
+                let id = sample.label("Remote").and_then(|id| u64::from_str_radix(id, 16).ok());
+                active_peers.extend(id.map(MemberId));
             }
             "etcd_disk_backend_defrag_duration_seconds_count" => count = Some(sample.value as u64),
             "etcd_disk_backend_defrag_duration_seconds_sum" => seconds = sample.value,
@@ -61,10 +72,12 @@ pub fn read(text: &str) -> Result<Page, String> {
             defrags_open: open(0)?,
             snapshots_open: open(1)?,
             defrag_count: count.ok_or_else(|| missing("etcd_disk_backend_defrag_duration_seconds_count"))?,
+            defrags_failed: defrags_failed as u64,
             defrag_seconds: seconds,
             process_start: start.ok_or_else(|| missing("process_start_time_seconds"))?,
             quota,
             compact_revision,
+            active_peers,
         },
     })
 }
@@ -138,6 +151,8 @@ etcd_disk_backend_defrag_duration_seconds_count 2
 process_start_time_seconds 1.79000000012e+09
 etcd_server_quota_backend_bytes 2.147483648e+09
 etcd_debugging_mvcc_compact_revision 41
+etcd_network_active_peers{Local=\"8e9e05c52164694d\",Remote=\"2943212f5e2cf73\"} 1
+etcd_network_active_peers{Local=\"8e9e05c52164694d\",Remote=\"bdae9bbc11dd390d\"} 0
 ";
 
     #[test]
@@ -146,6 +161,8 @@ etcd_debugging_mvcc_compact_revision 41
         assert_eq!(page.server, MemberId(0x8e9e05c52164694d));
         assert_eq!((page.scrape.defrags_open, page.scrape.snapshots_open), (1, 1));
         assert_eq!((page.scrape.defrag_count, page.scrape.defrag_seconds), (2, 8.5));
+        assert_eq!(page.scrape.defrags_failed, 1);
+        assert_eq!(page.scrape.active_peers, BTreeSet::from([MemberId(0x2943212f5e2cf73)]));
         assert_eq!(page.scrape.quota, Some(QuotaBytes::Bytes(2 << 30)));
         assert_eq!(page.scrape.compact_revision, Some(41));
     }

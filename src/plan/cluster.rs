@@ -116,6 +116,8 @@ pub struct Scrape {
     pub snapshots_open: u64,
     /// Defrags that ended since the process started.
     pub defrag_count: u64,
+    /// Defragment calls that were answered with an error since then.
+    pub defrags_failed: u64,
     /// Seconds that they took together.
     pub defrag_seconds: f64,
     /// `process_start_time_seconds`.
@@ -124,6 +126,8 @@ pub struct Scrape {
     pub quota: Option<QuotaBytes>,
     /// The highest compacted revision, where exported.
     pub compact_revision: Option<i64>,
+    /// Members whose process this one has connections with.
+    pub active_peers: BTreeSet<MemberId>,
 }
 
 /// An alarm and the member that raised it.

@@ -147,10 +147,12 @@ mod tests {
             defrags_open: 0,
             snapshots_open: 0,
             defrag_count: 0,
+            defrags_failed: 0,
             defrag_seconds: 0.0,
             process_start: 1.0,
             quota: Some(QuotaBytes::Disabled),
             compact_revision: None,
+            active_peers: Default::default(),
         };
         let target =
             MemberLook { id: MemberId(1), name: String::new(), learner: false, status: Ok(status), scrape: Ok(scrape) };

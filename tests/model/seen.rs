@@ -150,10 +150,12 @@ pub fn member(index: usize, seen: Option<SeenMember>, bytes: (u64, u64), alarms:
         defrags_open: seen.open.into(),
         snapshots_open: 0,
         defrag_count: seen.count.into(),
+        defrags_failed: 0,
         defrag_seconds: 0.0,
         process_start: start(seen.start),
         quota: Some(QuotaBytes::Bytes(QUOTA)),
         compact_revision: None,
+        active_peers: BTreeSet::new(),
     });
     MemberLook {
         id: id(index),

@@ -265,11 +265,6 @@ impl World {
         call.paused_in_window && (outlived || other_process)
     }
 
-    /// With five voters or more a rescue takes one that it cannot reach for one that is down.
-    fn cannot_see(&self, janitor: usize, member: usize) -> bool {
-        self.cluster.voters().count() >= 5 && self.procs[janitor].cut[member].is_some()
-    }
-
     /// A member accepts a call.
     pub fn judge_begin(&mut self, index: usize, open: &Open) {
         let By::Janitor(call) = open.by else {
@@ -294,9 +289,6 @@ impl World {
                     _ if self.held_up(&call, self.now) => Some("overlap: paused between check and arrival"),
                     By::Janitor(other) if self.held_up(&other, begun.begun) => {
                         Some("overlap: the other was paused in the window")
-                    }
-                    _ if call.rescue && self.cannot_see(call.janitor, other) => {
-                        Some("overlap: of five members one cannot be reached, and counts as down")
                     }
                     By::Operator if begun.begun >= call.look_begun => Some("overlap: an operator began after the look"),
                     _ => None,

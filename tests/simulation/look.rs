@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use etcd_janitor::plan::cluster::{
     Alarm, AlarmKind, Disk, Listing, Look, MemberLook, Place, QuotaBytes, Records, Scrape, Status, Stored,
 };
-use etcd_janitor::plan::member::RoundId;
+use etcd_janitor::plan::member::{MemberId, RoundId};
 use etcd_janitor::plan::reason::{Blocked, Outcome, Reason};
 use etcd_janitor::plan::step::{Answer, Ticket};
 use etcd_janitor::plan::time::Now;
 
 use super::judge::{Ills, LookInfo, disagree};
-use super::model::{MS, SEC, Us};
+use super::model::{MS, Member, SEC, Us};
 use super::setup::{Forbidden, Mutant, QUOTA};
 use super::world::{Ev, World};
 
@@ -182,11 +182,19 @@ impl World {
             defrags_open: if blind { 0 } else { member.open.len() as u64 },
             snapshots_open: if unsnapped { 0 } else { member.snapshots },
             defrag_count: unchanged.map_or(member.defrag_count, |intent| intent.target_count),
+            defrags_failed: 0,
             defrag_seconds: 0.0,
             process_start: unchanged.map_or(member.process_start, |intent| intent.target_start),
             quota: Some(QuotaBytes::Bytes(QUOTA)),
             compact_revision: None,
+            active_peers: self.active_peers(index),
         }))
+    }
+
+    /// A frozen process is not missed: its connections stay.
+    fn active_peers(&self, index: usize) -> BTreeSet<MemberId> {
+        let running = |(other, member): &(usize, &Member)| *other != index && member.listed && member.up;
+        self.cluster.members.iter().enumerate().filter(running).map(|(_, member)| member.id).collect()
     }
 
     fn records(&self, look: &PendingLook, late: bool) -> Option<Result<Records, Blocked>> {

@@ -78,7 +78,8 @@ enum Room {
 ///
 /// # Errors
 ///
-/// Anything but a cluster that answers, agrees and is left alone. With five or more voters one may be down.
+/// Anything but a cluster that answers, agrees and is left alone. With five or more voters one may be down, if the leader
+/// misses it, too.
 pub fn next(look: &Look, me: MemberId, policy: &Policy, now: Now) -> Result<Next, Blocked> {
     listed(look, me)?;
     if let Some(alarm) = look.alarms().iter().find(|alarm| alarm.kind == AlarmKind::Corrupt) {
@@ -92,9 +93,6 @@ pub fn next(look: &Look, me: MemberId, policy: &Policy, now: Now) -> Result<Next
     }
     let down = down(look)?;
     let (leader, _) = look.leader()?;
-    if down == Some(leader) {
-        return Err(Blocked::new(Reason::NoLeader, format!("the leader {leader} does not answer here")));
-    }
     no_open_snapshot(look)?;
     keeping_up(look)?;
     left_alone(look, now)?;
@@ -156,17 +154,32 @@ pub fn would_be_next(look: &Look, open: MemberId, policy: &Policy) -> bool {
 
 /// The one voter that may be down: there are five or more, and those that answer are a quorum even without the one that
 /// is being defragmented.
+///
+/// That it does not answer *here* is not enough. A janitor that is cut off from one member would name another one than
+/// all the others do. So there must be a second witness: the leader has no connection with that member's process either,
+/// by its own metrics.
 fn down(look: &Look) -> Result<Option<MemberId>, Blocked> {
-    let voters = look.voter_count();
-    let mut excused = None;
+    let mut silent = None;
     for member in look.voters() {
-        match alive(member) {
-            Ok(()) => {}
-            Err(_) if voters >= 5 && excused.is_none() => excused = Some(member.id),
-            Err(blocked) => return Err(blocked),
+        let Err(blocked) = alive(member) else { continue };
+        // Its Status came: it runs, and in an open Defragment that cannot be seen for all that is known.
+        if silent.is_some() || member.status.is_ok() || look.voter_count() < 5 {
+            return Err(blocked);
         }
+        silent = Some((member.id, blocked));
     }
-    Ok(excused)
+    let Some((silent, blocked)) = silent else { return Ok(None) };
+    let (leader, _) = look.leader()?;
+    if silent == leader {
+        return Err(Blocked::new(Reason::NoLeader, format!("the leader {leader} does not answer here")));
+    }
+    let peers = look.member(leader).and_then(|leader| leader.scrape.as_ref().ok()).map(|scrape| &scrape.active_peers);
+    // Of five the leader has at least two: without any, it does not tell.
+    if peers.is_some_and(|peers| !peers.is_empty() && !peers.contains(&silent)) {
+        return Ok(Some(silent));
+    }
+    let text = format!("{}; it is not down: the leader has connections with it", blocked.detail);
+    Err(Blocked::new(blocked.reason, text))
 }
 
 /// Nobody holds, queues for or announces anything.

@@ -69,10 +69,12 @@ fn look(now: Now, members: &[(u64, u64)]) -> Look {
             defrags_open: 0,
             snapshots_open: 0,
             defrag_count: 0,
+            defrags_failed: 0,
             defrag_seconds: 0.0,
             process_start: 1.0,
             quota: Some(QuotaBytes::Bytes(QUOTA)),
             compact_revision: Some(40),
+            active_peers: ids.iter().copied().filter(|other| other != id).collect(),
         }),
     };
     Look {
@@ -97,10 +99,22 @@ fn named(look: &Look) -> Result<Next, Reason> {
     next(look, MemberId(1), &policy(), at(0)).map_err(|blocked| blocked.reason)
 }
 
-fn down(look: &mut Look, index: usize) {
+/// Its janitor alone does not reach it.
+fn unreached(look: &mut Look, index: usize) {
     let gone = Blocked::new(Reason::EtcdUnavailable, "no answer");
     look.members[index].status = Err(gone.clone());
     look.members[index].scrape = Err(gone);
+}
+
+/// Its process is gone, for its peers too.
+fn down(look: &mut Look, index: usize) {
+    unreached(look, index);
+    let id = look.members[index].id;
+    for member in &mut look.members {
+        if let Ok(scrape) = &mut member.scrape {
+            scrape.active_peers.remove(&id);
+        }
+    }
 }
 
 #[test]
@@ -176,13 +190,21 @@ fn of_five_one_may_be_down_and_of_three_none() {
     let mut five = look(at(0), &[(64, 20); 5]);
     down(&mut five, 1);
     assert_eq!(named(&five), Ok(Next::Defragment(MemberId(3))));
-    let mut without_metrics = look(at(0), &[(64, 20); 5]);
-    without_metrics.members[1].scrape = Err(Blocked::new(Reason::EtcdUnavailable, ""));
-    assert_eq!(
-        named(&without_metrics),
-        Ok(Next::Defragment(MemberId(3))),
-        "an open Defragment would not be seen there"
-    );
+    // Not reached from here only: the others name it, and so nobody may name another one.
+    let mut cut_off = look(at(0), &[(64, 20); 5]);
+    unreached(&mut cut_off, 1);
+    assert_eq!(named(&cut_off), Err(Reason::MemberDown));
+    scrape(&mut cut_off, 0).active_peers.clear();
+    assert_eq!(named(&cut_off), Err(Reason::MemberDown), "a leader that tells of no peer is no witness");
+    // An open Defragment would not be seen there; and whether its full file would raise the alarm again is seen.
+    for sizes in [(64, 20), (20, 20)] {
+        let mut without_metrics = look(at(0), &[sizes; 5]);
+        status(&mut without_metrics, 1).db_size = QUOTA;
+        without_metrics.members[1].scrape = Err(Blocked::new(Reason::EtcdUnavailable, ""));
+        assert_eq!(named(&without_metrics), Err(Reason::MemberDown));
+        scrape(&mut without_metrics, 0).active_peers.remove(&MemberId(2));
+        assert_eq!(named(&without_metrics), Err(Reason::MemberDown), "it answers");
+    }
     down(&mut five, 2);
     assert_eq!(named(&five), Err(Reason::MemberDown));
     let mut leader = look(at(0), &[(64, 20); 5]);
@@ -558,6 +580,13 @@ fn in_no_state_do_two_janitors_name_different_members() {
                 let by = |me: u32| next(&look, MemberId(u64::from(me)), &policy(), at(0));
                 let first = by(1);
                 assert!((2..=members).all(|me| by(me) == first), "{look:?}");
+                // Nor does one that is cut off from a member.
+                for index in (0..members).filter(|_| leader == 1) {
+                    let mut cut_off = look.clone();
+                    unreached(&mut cut_off, index as usize);
+                    let named = next(&cut_off, MemberId(1), &policy(), at(0));
+                    assert!(named.is_err() || named == first, "m{index}: {look:?}");
+                }
                 if let Ok(Next::Defragment(member)) = &first {
                     let index = member.0 as u32 - 1;
                     assert_eq!(of(index), 1, "something to gain: {look:?}");
