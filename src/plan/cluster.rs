@@ -419,17 +419,25 @@ pub fn transferee(look: &Look, me: MemberId) -> Option<MemberId> {
 }
 
 /// Members that must be named to clear NOSPACE, when that is proven safe: every member, learners too, answers and is
-/// below `disarm_below` of its quota. An empty list: no NOSPACE is up.
+/// below `disarm_below` of its quota, none is in a defrag, and no CORRUPT is up, under which nothing is touched. An empty
+/// list: no NOSPACE is up.
 pub fn disarmable(look: &Look, disarm_below: f64, configured: Option<u64>) -> Result<Vec<MemberId>, Blocked> {
     let nospace: Vec<MemberId> =
         look.alarms().into_iter().filter(|alarm| alarm.kind == AlarmKind::Nospace).map(|alarm| alarm.member).collect();
     if nospace.is_empty() {
         return Ok(nospace);
     }
+    if let Some(alarm) = look.alarms().iter().find(|alarm| alarm.kind == AlarmKind::Corrupt) {
+        let text = format!("CORRUPT raised by {}: nothing is touched, NOSPACE neither", alarm.member);
+        return Err(Blocked::new(Reason::Corrupt, text));
+    }
     if !matches!(look.listing, Listing::Agreed) {
         return Err(Blocked::new(Reason::MemberChanged, "the member list is not agreed on"));
     }
     for member in &look.members {
+        if member.scrape.as_ref().is_ok_and(|scrape| scrape.defrags_open > 0) {
+            return Err(Blocked::new(Reason::ForeignDefrag, format!("{} is in a defrag", describe(member))));
+        }
         let status = member.status.as_ref().map_err(|blocked| about(member, blocked))?;
         let quota = match look.quota(member.id, configured) {
             Some(QuotaBytes::Bytes(bytes)) => bytes,
