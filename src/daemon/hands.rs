@@ -8,7 +8,7 @@ use crate::http::Metrics;
 use crate::plan::cluster::Look;
 use crate::plan::member::RoundId;
 use crate::plan::reason::{Outcome, Reason};
-use crate::plan::rescue::Compaction;
+use crate::plan::rescue::{Compaction, KeptFor};
 use crate::plan::step::{Action, Answer, Me};
 
 /// Everything an action needs besides itself.
@@ -63,7 +63,13 @@ impl Hands {
             Action::CompactForRescue => {
                 let detail = "only the daemon has seen how old revisions are".to_owned();
                 let outcome = Outcome::Skipped(Reason::NotNeeded);
-                Answer::Compacted(Compaction { outcome, detail, revision: None, possible_at: None })
+                Answer::Compacted(Compaction {
+                    outcome,
+                    detail,
+                    revision: None,
+                    possible_at: None,
+                    kept_for: KeptFor::default(),
+                })
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::plan::step::{Answer, Event, Ticket};
 
 /// What is shown of a rescue.
 pub(super) fn shown(state: State<'_>) -> Rescue {
-    Rescue { round: state.id, phase: state.phase.to_owned(), waiting_for: state.blocked.cloned() }
+    Rescue { round: state.id, phase: state.phase.into_owned(), waiting_for: state.blocked.cloned() }
 }
 
 impl Daemon {
@@ -30,7 +30,8 @@ impl Daemon {
         let Some(ticket) = self.rescue_compaction.take() else { return };
         let now = self.clock.now();
         let possible_at = self.compactor.as_ref().and_then(|compactor| compactor.rescue_possible_at(now));
-        let compaction = Compaction { outcome, detail: detail.to_owned(), revision, possible_at };
+        let kept_for = self.compactor.as_ref().map(Compactor::rescue_keeps_for).unwrap_or_default();
+        let compaction = Compaction { outcome, detail: detail.to_owned(), revision, possible_at, kept_for };
         self.janitor_event(Event::Answered { ticket, answer: Answer::Compacted(compaction) });
     }
 

@@ -135,7 +135,7 @@ impl Janitor {
                 }
                 self.policy = *policy;
                 if let Some(rescue) = &mut self.rescue {
-                    rescue.configure(&self.policy);
+                    rescue.configure(&self.policy, now);
                 }
                 Vec::new()
             }
@@ -162,11 +162,12 @@ impl Janitor {
 
     /// NOSPACE is up: a rescue begins, if the configuration allows one.
     fn nospace_seen(&mut self, now: Now) -> Vec<Step> {
+        // Another member's janitor may rescue, and waits for our place in the queue.
+        let mut steps = self.with_round(|round| round.nospace_seen(now));
         if !self.policy.rescue {
             self.watch.nospace = true;
-            return Vec::new();
+            return steps;
         }
-        let mut steps = self.with_round(|round| round.nospace_seen(now));
         if self.rescue.is_none() {
             let mut rescue =
                 Rescue::new(self.me.clone(), self.policy.clone(), self.next_tickets(), self.stand_back_until, now);

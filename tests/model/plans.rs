@@ -1,6 +1,7 @@
 //! The janitors' real plans. Each distinct one is kept once and known by its number; each event that it is told is
 //! worked out once, however many worlds it happens in.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -260,7 +261,10 @@ fn view(janitor: &Janitor, now: Mono, asks: &[(Ticket, Action)]) -> View {
     let checked = permit.and_then(|permit| permit.check(Now { mono: now, wall: permit.look_begun.wall }).ok());
     let stands =
         janitor.round().is_some_and(|round| round.lease().is_some() || round.own_intent().is_some() || round.is_sent());
-    let rescue = janitor.rescue().map(|state| state.phase);
+    let rescue = janitor.rescue().map(|state| match state.phase {
+        Cow::Borrowed(phase) => phase,
+        Cow::Owned(_) => "waiting for a defrag",
+    });
     View {
         asks: asks.iter().map(|(_, action)| ask(action)).collect(),
         wakes_in: janitor.wake_at().map(|at| age(at.since(now))),
@@ -304,8 +308,15 @@ fn ask(action: &Action) -> Ask {
 fn answer(reply: &Reply, action: &Action, now: Now) -> Answer {
     let silent = || Blocked::new(Reason::EtcdUnavailable, "no answer");
     let until = now.mono + span(TTL);
-    let compacted =
-        |outcome| Answer::Compacted(Compaction { outcome, detail: String::new(), revision: None, possible_at: None });
+    let compacted = |outcome| {
+        Answer::Compacted(Compaction {
+            outcome,
+            detail: String::new(),
+            revision: None,
+            possible_at: None,
+            kept_for: Default::default(),
+        })
+    };
     match reply {
         Reply::Figures => {
             let quota = Quota::Bytes(8 << 30);

@@ -56,6 +56,7 @@ fn refused(action: &Action, blocked: Blocked) -> Option<Answer> {
             detail: blocked.detail,
             revision: None,
             possible_at: None,
+            kept_for: Default::default(),
         }),
         Action::WriteIntent { .. } | Action::Defragment { .. } | Action::Look { .. } => return None,
     })
@@ -282,7 +283,8 @@ impl World {
             Action::CompactForRescue if available => {
                 self.rescue_compacts();
                 let detail = "compacted".to_owned();
-                let compaction = Compaction { outcome: Outcome::Done, detail, revision: None, possible_at: None };
+                let (outcome, kept_for) = (Outcome::Done, Default::default());
+                let compaction = Compaction { outcome, detail, revision: None, possible_at: None, kept_for };
                 Some(Answer::Compacted(compaction))
             }
             Action::Refresh { .. } if available => Some(Answer::Refreshed(Ok(()))),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Compactor, Phase, Step, Survey};
 use crate::plan::reason::{Blocked, Outcome, Reason};
+use crate::plan::rescue::KeptFor;
 use crate::plan::time::{Mono, Now};
 
 /// A kube-apiserver itself keeps five minutes for its watchers and paginated lists.
@@ -61,12 +62,28 @@ impl Compactor {
         Err(Blocked::new(Reason::NotNeeded, detail))
     }
 
+    /// Why not everything can be compacted for a rescue at once.
+    pub fn rescue_keeps_for(&self) -> KeptFor {
+        let to_head = Compactor::keeps(true, self.policy.rescue_retention, self.kubernetes);
+        if self.rescue_keeps(self.kubernetes) > to_head {
+            KeptFor::Retention
+        } else if self.kubernetes {
+            KeptFor::Kubernetes
+        } else {
+            KeptFor::Nobody
+        }
+    }
+
     fn rescue_keeps(&self, kubernetes: bool) -> Duration {
-        match (self.policy.rescue_to_head, kubernetes) {
+        Compactor::keeps(self.policy.rescue_to_head, self.policy.rescue_retention, kubernetes)
+    }
+
+    fn keeps(to_head: bool, retention: Duration, kubernetes: bool) -> Duration {
+        match (to_head, kubernetes) {
             (true, false) => Duration::ZERO,
             (true, true) => KUBERNETES_KEEPS,
-            (false, true) => self.policy.rescue_retention.max(KUBERNETES_KEEPS),
-            (false, false) => self.policy.rescue_retention,
+            (false, true) => retention.max(KUBERNETES_KEEPS),
+            (false, false) => retention,
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::before::{self, How};
+use super::next::worthwhile;
 use super::{
-    COMPACT_AGAIN, COMPACT_WHEN_STUCK, Call, Compaction, DEPUTY_AFTER, LOOK_EVERY, Next, PER_RANK, Permit, Phase,
-    Rescue, STILL_FOR, Trouble,
+    COMPACT_AGAIN, COMPACT_WHEN_STUCK, Call, Compaction, LOOK_EVERY, Next, PER_RANK, Permit, Phase, Rescue, STILL_FOR,
+    Stuck, Trouble,
 };
 use crate::plan::cautions::of_guards;
 use crate::plan::cluster::{Look, describe, transferee};
@@ -52,13 +54,24 @@ impl Rescue {
             Next::Disarm(_) | Next::Stuck(_) => leader,
         };
         let still = look.begun.mono.since(since);
-        let ours = actor == self.me.member || still >= STILL_FOR + DEPUTY_AFTER + PER_RANK * self.rank(look, actor);
+        // Whose turn it is has to wait, too, after a defrag that failed.
+        let waits = match &next {
+            Next::Defragment(member) => self.trouble.get(member).map_or(Duration::ZERO, |trouble| trouble.wait),
+            _ => Duration::ZERO,
+        };
+        let deputy_after = STILL_FOR + self.deputy_after() + PER_RANK * self.rank(look, actor) + waits;
+        let ours = actor == self.me.member || still >= deputy_after;
         if let Next::Stuck(too_large) = &next {
-            if ours && self.try_to_get_unstuck(look, still, now, steps) || still < STILL_FOR {
+            let begun = Stuck { since: look.begun.mono, compacted: None };
+            let stuck = *self.stuck.get_or_insert(begun);
+            // Its age, not that of the calm: whoever deletes or compacts meanwhile makes it no less of a dead end.
+            let young = look.begun.mono.since(stuck.since) < STILL_FOR;
+            if ours && self.try_to_get_unstuck(look, stuck, still, now, steps) || young {
                 return Ok(());
             }
             return Err(self.dead_end(look, too_large, leads, now));
         }
+        self.stuck = None;
         self.refreshed = false;
         if still < STILL_FOR || !ours {
             return Ok(());
@@ -110,9 +123,9 @@ impl Rescue {
         };
         guard::allowed(look)?;
         release::judge(&status.version, self.policy.allow_unsafe_versions)?;
-        if member == self.me.member {
-            guard::enough_space(look, status)?;
-        }
+        // Seen on the local volume only. A deputy that has no room on its own takes the other for as full: pods of a set
+        // have equal volumes, and the owner may be silent because it has refused.
+        guard::enough_space(look, status)?;
         guard::short_enough(look, member, status.db_size_in_use, &self.policy)?;
         if self.policy.dry_run {
             return Err(Blocked::new(Reason::DryRun, format!("would defragment {} next", name(look, member))));
@@ -168,6 +181,7 @@ impl Rescue {
             process_start: scrape.process_start,
             answer: None,
         });
+        self.called = Some(member);
         self.compared = false;
         self.phase = Phase::Sent;
         self.lookout_at = now.mono + LOOKOUT_EVERY;
@@ -195,23 +209,32 @@ impl Rescue {
     }
 
     /// No defrag helps. More may be old enough to be compacted by now, or the figures may be stale.
-    fn try_to_get_unstuck(&mut self, look: &Look, still: Duration, now: Now, steps: &mut Vec<Step>) -> bool {
+    fn try_to_get_unstuck(
+        &mut self,
+        look: &Look,
+        stuck: Stuck,
+        still: Duration,
+        now: Now,
+        steps: &mut Vec<Step>,
+    ) -> bool {
         if self.policy.dry_run {
             return false;
         }
+        let rested = |at: Mono| now.mono.since(at) >= COMPACT_WHEN_STUCK;
         let due = match &self.compaction {
             None => true,
-            Some((done, at)) => match done.possible_at {
-                Some(possible) if now.mono >= possible.mono => now.mono.since(*at) >= LOOK_EVERY,
-                _ => now.mono.since(*at) >= COMPACT_WHEN_STUCK,
-            },
+            Some((done, at)) => {
+                // At once when it becomes possible. While somebody deletes, more is possible every few seconds.
+                let possible = done.possible_at.is_some_and(|possible| now.mono >= possible.mono);
+                let first = stuck.compacted.is_none_or(|(_, newest)| rested(newest));
+                rested(*at) || possible && first && now.mono.since(*at) >= LOOK_EVERY
+            }
         };
         if due {
             self.compact(steps);
             return true;
         }
-        let waits = self.compaction.as_ref().is_some_and(|(done, _)| done.possible_at.is_some());
-        if self.refreshed || waits || still < STILL_FOR {
+        if self.refreshed || still < STILL_FOR {
             return false;
         }
         self.refreshed = true;
@@ -242,9 +265,11 @@ impl Rescue {
                 }
             }
             Answer::Refreshed(result) => {
-                if let Err(blocked) = result {
-                    self.say(format!("the figures could not be made fresh: {blocked}"), steps);
-                }
+                let text = match result {
+                    Ok(()) => "etcd was made to count its free pages anew".to_owned(),
+                    Err(blocked) => format!("the figures could not be made fresh: {blocked}"),
+                };
+                self.say(text, steps);
                 self.look_again(now);
             }
             Answer::Compared(compared) => self.compared(compared, now, steps),
@@ -271,8 +296,13 @@ impl Rescue {
         if compaction.outcome == Outcome::Done {
             self.say(compaction.detail.clone(), steps);
             self.story.compacted(compaction.revision);
-            // What it frees is not in the figures of the look that asked for it.
+            // What it frees is not in the figures of the look that asked for it, nor surely in the next one's.
             self.calm.disturb();
+            self.refreshed = false;
+            if let Some(stuck) = &mut self.stuck {
+                let (first, _) = stuck.compacted.unwrap_or((now.mono, now.mono));
+                stuck.compacted = Some((first, now.mono));
+            }
         }
         self.compaction = Some((compaction, now.mono));
         self.look_again(now);
@@ -312,6 +342,9 @@ impl Rescue {
             Sent::Refused { text, auth } => {
                 let member = call.member;
                 self.call = None;
+                if let Some(before) = &mut self.before {
+                    before.forget(member);
+                }
                 let failure = if auth { Failure::Auth } else { Failure::Refused };
                 self.failed(member, failure, &text, now, steps);
             }
@@ -341,7 +374,7 @@ impl Rescue {
         if !restarted && scrape.defrag_count > call.count {
             let seconds = answer.as_ref().ok().copied();
             let reclaimed = call.size.saturating_sub(status.db_size);
-            self.trouble.remove(&call.member);
+            self.done(look, call.member, Some(reclaimed), now);
             self.stop_draining(steps);
             steps.push(Step::Ended(Ended {
                 round: self.id,
@@ -357,24 +390,15 @@ impl Rescue {
         }
     }
 
-    /// A defrag failed. Once it is tried again soon; a member that fails again has a reason that waiting may cure.
+    /// A defrag of ours failed.
     fn failed(&mut self, member: MemberId, failure: Failure, text: &str, now: Now, steps: &mut Vec<Step>) {
         self.stop_draining(steps);
-        let times = self.trouble.get(&member).map_or(0, |trouble| trouble.times) + 1;
-        let wait = match (failure, times) {
-            (Failure::Restarted, 1) => Duration::ZERO,
-            _ => (TROUBLE_WAIT * 2u32.pow((times - 1).min(8))).min(TROUBLE_LONGEST),
-        };
         let (reason, advice) = match failure {
             Failure::Auth => (Reason::Auth, ""),
             _ if text.contains("no space left") => (Reason::DiskSpace, ": free space on its volume"),
             _ => (Reason::MemberDown, ": see its own log"),
         };
-        let detail = format!("the defrag of {member} failed {times} time(s), {}: {text}{advice}", failure.name());
-        self.trouble.insert(
-            member,
-            Trouble { times, not_before: now.mono + wait, blocked: Blocked::new(reason, detail.clone()) },
-        );
+        let detail = self.in_trouble(member, failure, reason, &format!("{text}{advice}"), now);
         steps.push(Step::Ended(Ended {
             round: self.id,
             outcome: Outcome::Failed(failure),
@@ -382,6 +406,57 @@ impl Rescue {
             seconds: None,
             reclaimed: None,
         }));
+    }
+
+    /// A defrag of somebody else's. All wait for its member alike, else each would try it again in its turn.
+    pub(super) fn take_note(&mut self, look: &Look, ended: &before::Ended, now: Now) {
+        // Deputies count from here.
+        self.calm.disturb();
+        let failure = match ended.how {
+            How::Done(gave_back) => return self.done(look, ended.member, gave_back, now),
+            How::Failed => Failure::Refused,
+            How::Restarted => Failure::Restarted,
+        };
+        self.in_trouble(ended.member, failure, Reason::MemberDown, "as its metrics tell: see its own log", now);
+    }
+
+    /// A defrag that gives hardly anything back would be named again and again.
+    fn done(&mut self, look: &Look, member: MemberId, gave_back: Option<u64>, now: Now) {
+        match gave_back {
+            Some(bytes) if bytes < worthwhile(look.quota(member, self.policy.quota)) => {
+                self.wait_for(member, Reason::Nospace, now, false, |times| {
+                    format!("{times} defrag(s) of {member} gave hardly anything back, the newest {bytes} bytes")
+                });
+            }
+            _ => drop(self.trouble.remove(&member)),
+        }
+    }
+
+    /// Once it is tried again soon; a member that fails again has a reason that waiting may cure.
+    fn in_trouble(&mut self, member: MemberId, failure: Failure, reason: Reason, text: &str, now: Now) -> String {
+        let soon = failure == Failure::Restarted;
+        self.wait_for(member, reason, now, soon, |times| {
+            format!("the defrag of {member} failed {times} time(s), {}: {text}", failure.name())
+        })
+    }
+
+    fn wait_for(
+        &mut self,
+        member: MemberId,
+        reason: Reason,
+        now: Now,
+        soon: bool,
+        detail: impl FnOnce(u32) -> String,
+    ) -> String {
+        let times = self.trouble.get(&member).map_or(0, |trouble| trouble.times) + 1;
+        let wait = match times {
+            1 if soon => Duration::ZERO,
+            _ => (TROUBLE_WAIT * 2u32.pow((times - 1).min(8))).min(TROUBLE_LONGEST),
+        };
+        let detail = detail(times);
+        let blocked = Blocked::new(reason, detail.clone());
+        self.trouble.insert(member, Trouble { times, wait, not_before: now.mono + wait, blocked });
+        detail
     }
 
     /// In mid-defrag a member can be elected; then no lease in the whole cluster can be renewed until it ends.

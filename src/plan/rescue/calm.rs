@@ -21,6 +21,8 @@ const STILL_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calm {
     seen: Option<(Seen, Mono)>,
+    /// The newest look before something changed that every janitor sees: nobody's calm began earlier.
+    pub changed_after: Option<Mono>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +84,7 @@ impl Seen {
 }
 
 /// What the comparison is about: figures inside it may move a little.
-fn kind(next: &Next) -> (u8, Vec<MemberId>) {
+pub fn kind(next: &Next) -> (u8, Vec<MemberId>) {
     match next {
         Next::Defragment(member) => (0, vec![*member]),
         Next::MoveLeader { from, to } => (1, vec![*from, *to]),

@@ -10,11 +10,13 @@
 //! the same one.
 
 mod act;
+mod before;
 mod calm;
 mod next;
 mod stand_back;
 mod story;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,8 +28,9 @@ use super::round::Permit;
 use super::step::{Action, Answer, Me, Policy, Say, Step, Ticket, Tickets};
 use super::time::{Mono, Now};
 
+use before::Before;
 use calm::Calm;
-use stand_back::StandBack;
+use stand_back::{Own, StandBack};
 use story::Story;
 
 pub use calm::STILL_FOR;
@@ -55,6 +58,20 @@ pub struct Compaction {
     pub revision: Option<i64>,
     /// When more will be old enough.
     pub possible_at: Option<Now>,
+    /// For whom that is kept until then.
+    pub kept_for: KeptFor,
+}
+
+/// Why history is not compacted at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeptFor {
+    /// `alarms.rescue_retention` asks for it, and `alarms.compact_to_head` would not.
+    #[default]
+    Retention,
+    /// A kube-apiserver needs its five minutes.
+    Kubernetes,
+    /// Nobody: it may be compacted to the head.
+    Nobody,
 }
 
 /// What is shown of a rescue.
@@ -63,7 +80,7 @@ pub struct State<'a> {
     /// Its name.
     pub id: RoundId,
     /// What it does, in words.
-    pub phase: &'static str,
+    pub phase: Cow<'static, str>,
     /// What is in its way.
     pub blocked: Option<&'a Blocked>,
 }
@@ -71,6 +88,8 @@ pub struct State<'a> {
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     Looking,
+    /// For a defrag, of the member with this name.
+    Waiting(String),
     Draining,
     Compacting,
     Moving,
@@ -78,8 +97,12 @@ enum Phase {
     Refreshing,
     Comparing,
     Disarming,
-    Proving { attempts: u32 },
-    Recording { left: Vec<RoundRecord> },
+    Proving {
+        attempts: u32,
+    },
+    Recording {
+        left: Vec<RoundRecord>,
+    },
     Over,
 }
 
@@ -98,8 +121,17 @@ struct Call {
 #[derive(Debug, Clone, PartialEq)]
 struct Trouble {
     times: u32,
+    wait: Duration,
     not_before: Mono,
     blocked: Blocked,
+}
+
+/// No defrag helps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stuck {
+    since: Mono,
+    /// The first compaction that did something and was no help, and the newest.
+    compacted: Option<(Mono, Mono)>,
 }
 
 /// The plan of one janitor while NOSPACE is up.
@@ -118,13 +150,17 @@ pub struct Rescue {
     lookout_at: Mono,
     calm: Calm,
     stand_back: StandBack,
+    before: Option<Before>,
     compaction: Option<(Compaction, Mono)>,
+    stuck: Option<Stuck>,
     /// The figures were made fresh since they last changed.
     refreshed: bool,
     /// HashKV was compared since the last defrag.
     compared: bool,
     draining: bool,
     call: Option<Call>,
+    /// Whom a Defragment was sent to last.
+    called: Option<MemberId>,
     trouble: BTreeMap<MemberId, Trouble>,
     blocked: Option<Blocked>,
     story: Story,
@@ -148,11 +184,14 @@ impl Rescue {
             lookout_at: now.mono,
             calm: Calm::default(),
             stand_back: StandBack::until(not_before),
+            before: None,
             compaction: None,
+            stuck: None,
             refreshed: false,
             compared: false,
             draining: false,
             call: None,
+            called: None,
             trouble: BTreeMap::new(),
             blocked: None,
             story: Story::new(now),
@@ -163,7 +202,10 @@ impl Rescue {
 
     /// What is shown of it.
     pub fn state(&self) -> State<'_> {
-        let phase = match self.phase {
+        let phase = match &self.phase {
+            Phase::Waiting(name) => {
+                return State { id: self.id, phase: format!("waits for {name}'s defrag").into(), blocked: None };
+            }
             Phase::Looking if self.blocked.is_some() => "waiting for a reason to pass",
             Phase::Looking => "watching for still figures and for its turn",
             Phase::Draining => "draining clients",
@@ -177,7 +219,7 @@ impl Rescue {
             Phase::Recording { .. } => "recording the outcome",
             Phase::Over => "over",
         };
-        State { id: self.id, phase, blocked: self.blocked.as_ref() }
+        State { id: self.id, phase: phase.into(), blocked: self.blocked.as_ref() }
     }
 
     /// Whether the alarm is gone and nothing is left to do.
@@ -204,8 +246,11 @@ impl Rescue {
 
     /// Takes over the configuration. Unlike a round it has no end of its own: what the operator changes to help it must
     /// count at once.
-    pub fn configure(&mut self, policy: &Policy) {
+    pub fn configure(&mut self, policy: &Policy, now: Now) {
         self.policy = policy.clone();
+        if !policy.rescue {
+            self.at = self.at.min(now.mono);
+        }
     }
 
     /// Starts nothing new.
@@ -262,6 +307,11 @@ impl Rescue {
         steps.push(Step::Do { ticket, action });
     }
 
+    /// How long whoever should act is waited for, beyond [`STILL_FOR`]: it may drain its clients before.
+    fn deputy_after(&self) -> Duration {
+        DEPUTY_AFTER + self.policy.drain
+    }
+
     /// Looks again after a while.
     fn look_again(&mut self, now: Now) {
         self.phase = if self.draining { Phase::Draining } else { Phase::Looking };
@@ -270,14 +320,26 @@ impl Rescue {
 
     fn looked(&mut self, look: &Look, now: Now, steps: &mut Vec<Step>) {
         self.story.saw(look);
+        let own = self.call.as_ref().map(|call| call.member);
         self.account(look, now, steps);
+        let newest = Before::new(look, self.before.as_ref(), &self.policy);
+        let before = self.before.replace(newest);
+        let ended = before.as_ref().map(|before| before.ended(look)).unwrap_or_default();
+        for ended in ended.iter().filter(|ended| Some(ended.member) != own) {
+            self.take_note(look, ended, now);
+        }
         if self.alarm_is_gone(look) {
-            return self.gone(now, steps);
+            let by_hand = !self.disarmed && before.is_some_and(|before| before.cleared_too_early(look));
+            return self.gone(by_hand, now, steps);
+        }
+        if !self.policy.rescue && self.call.is_none() {
+            self.say("alarms.rescue is false now: the rescue ends, and NOSPACE stays", steps);
+            return self.finish(steps);
         }
         self.look_again(now);
         // What was in the way then still is, until something else comes next.
         let mut stuck = false;
-        let judged = match self.judge(look, now) {
+        let judged = match self.judge(look, before.as_ref().map(|before| (before, &ended[..])), now) {
             Ok(next) => {
                 stuck = matches!(next, Next::Stuck(_));
                 let since = self.calm.observe(look, &next);
@@ -288,7 +350,17 @@ impl Rescue {
             }
             Err(blocked) => {
                 self.calm.disturb();
-                Err(blocked)
+                // Of a janitor or of a round: an operator's was noticed as such.
+                if let Some(member) = stand_back::open(look).next()
+                    && blocked.reason == Reason::ForeignDefrag
+                    && self.stand_back.ends().is_none()
+                {
+                    self.stop_draining(steps);
+                    self.phase = Phase::Waiting(member.name.clone());
+                    Ok(())
+                } else {
+                    Err(blocked)
+                }
             }
         };
         match judged {
@@ -308,13 +380,20 @@ impl Rescue {
     }
 
     /// What comes next, when nothing forbids to do anything at all.
-    fn judge(&mut self, look: &Look, now: Now) -> Result<Next, Blocked> {
+    fn judge(&mut self, look: &Look, before: Option<(&Before, &[before::Ended])>, now: Now) -> Result<Next, Blocked> {
         if self.quiesced {
             return Err(Blocked::new(Reason::Quiesced, "told to start nothing new"));
         }
-        self.stand_back.notice(look, self.call.as_ref().map(|call| call.member), &self.policy, now)?;
+        let own = Own {
+            member: self.me.member,
+            called: self.called,
+            deputy_after: self.deputy_after(),
+            changed_after: self.calm.changed_after,
+        };
+        self.stand_back.notice(look, before, own, &self.policy, now)?;
         let next = next(look, self.me.member, &self.policy, now)?;
-        self.stand_back.expect(&next, now);
+        let changed_after = self.stand_back.expect(&next, look, before.map(|(before, _)| before));
+        self.calm.changed_after = changed_after.or(self.calm.changed_after);
         let local = look.member(self.me.member);
         if local.is_some_and(|member| member.learner) {
             return Err(Blocked::new(Reason::Learner, "the local member is a learner: its janitor looks on"));
@@ -323,7 +402,7 @@ impl Rescue {
     }
 
     /// The alarm is gone, by us or by somebody else.
-    fn gone(&mut self, now: Now, steps: &mut Vec<Step>) {
+    fn gone(&mut self, by_hand: bool, now: Now, steps: &mut Vec<Step>) {
         self.stop_draining(steps);
         if self.disarmed {
             // Cleared by us, though the answer was lost.
@@ -331,7 +410,8 @@ impl Rescue {
             self.at = now.mono;
             return;
         }
-        if self.stand_back.disarmed_by_hand(now) {
+        if by_hand {
+            self.stand_back.cleared_by_hand(now);
             let text = "NOSPACE was cleared by somebody else before every member had room; stands back for 10 minutes \
                         if it comes again";
             self.say(text, steps);

@@ -133,7 +133,7 @@ pub fn next(look: &Look, me: MemberId, policy: &Policy, now: Now) -> Result<Next
 }
 
 /// The first member with an open Defragment, and how many.
-pub fn open_defrag(look: &Look) -> Option<(&MemberLook, u64)> {
+fn open_defrag(look: &Look) -> Option<(&MemberLook, u64)> {
     let open = |member: &MemberLook| member.scrape.as_ref().map_or(0, |scrape| scrape.defrags_open);
     look.members.iter().map(|member| (member, open(member))).find(|(_, open)| *open > 0)
 }
@@ -198,6 +198,19 @@ fn left_alone(look: &Look, now: Now) -> Result<(), Blocked> {
     Ok(())
 }
 
+/// Whether this member's file is below the threshold.
+pub fn has_room(look: &Look, member: &MemberLook, status: &Status, policy: &Policy) -> bool {
+    room(member, status, look.quota(member.id, policy.quota), policy) == Room::Enough
+}
+
+/// How much a defrag must give back to be worth its cost.
+pub fn worthwhile(quota: Option<QuotaBytes>) -> u64 {
+    match quota {
+        Some(QuotaBytes::Bytes(bytes)) => WORTHWHILE.min(bytes / 20),
+        _ => WORTHWHILE,
+    }
+}
+
 fn room(member: &MemberLook, status: &Status, quota: Option<QuotaBytes>, policy: &Policy) -> Room {
     let (size, in_use) = (status.db_size, status.db_size_in_use);
     let free = size.saturating_sub(in_use);
@@ -213,7 +226,7 @@ fn room(member: &MemberLook, status: &Status, quota: Option<QuotaBytes>, policy:
         Room::Enough
     } else if member.learner {
         Room::None(Why::Learner)
-    } else if in_use as f64 >= threshold || free < WORTHWHILE.min(quota / 20) {
+    } else if in_use as f64 >= threshold || free < worthwhile(Some(QuotaBytes::Bytes(quota))) {
         Room::None(Why::InUse)
     } else {
         Room::AfterDefrag

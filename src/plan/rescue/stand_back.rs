@@ -1,12 +1,18 @@
 //! Whether somebody is at it by hand.
 //!
-//! An operator who types the three commands must not find a second pair of hands at work. A Defragment that is open on
-//! a member that no janitor would have chosen, and an alarm that was cleared before every member had room, are theirs.
+//! An operator who types the three commands must not find a second pair of hands at work. Theirs are: a defrag, open or
+//! short, of a member that no janitor would have chosen, or earlier than any could have begun it; and an alarm that was
+//! cleared before every member had room.
+//!
+//! What cannot be told: an alarm that is cleared and raised again between two looks.
 
 use std::time::Duration;
 
-use super::next::{Next, open_defrag, would_be_next};
-use crate::plan::cluster::Look;
+use super::STILL_FOR;
+use super::before::{Before, Ended, How};
+use super::calm::kind;
+use super::next::{Next, would_be_next};
+use crate::plan::cluster::{Look, MemberLook, describe};
 use crate::plan::member::MemberId;
 use crate::plan::reason::{Blocked, Reason};
 use crate::plan::step::Policy;
@@ -14,37 +20,69 @@ use crate::plan::time::{Mono, Now};
 
 /// How long nothing is done after the last sign of them.
 pub const STAND_BACK: Duration = Duration::from_secs(600);
-/// What was named longer ago than this says nothing about who cleared the alarm.
-const RECENT: Duration = Duration::from_secs(10);
+/// Looks take up to a second, and so does the time from look to send.
+const SKEW: Duration = Duration::from_secs(2);
 
 /// What was expected, and until when others are left alone.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StandBack {
-    /// The newest thing that was named as next, and when.
-    expected: Option<(Next, Mono)>,
+    expected: Option<Expected>,
     until: Option<Mono>,
     seen: String,
+}
+
+/// The newest thing that was named as next.
+#[derive(Debug, Clone, PartialEq)]
+struct Expected {
+    next: Next,
+    leader: Option<(MemberId, u64)>,
+    begun: Mono,
+}
+
+/// Whose janitor this is, and what it did.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// The local member.
+    pub member: MemberId,
+    /// Whom it sent a Defragment to last.
+    pub called: Option<MemberId>,
+    /// How long a deputy waits beyond [`STILL_FOR`].
+    pub deputy_after: Duration,
+    /// Nobody's time of calm began before.
+    pub changed_after: Option<Mono>,
+}
+
+impl Own {
+    /// Whether no janitor can have been calm for long enough: everybody saw the change that was seen here. The local
+    /// member's own has sent nothing, so it would be a deputy's.
+    fn is_too_early(self, member: MemberId, now: Now) -> bool {
+        let deputy = if member == self.member { self.deputy_after } else { Duration::ZERO };
+        self.changed_after.is_some_and(|changed| now.mono.since(changed) + SKEW < STILL_FOR + deputy)
+    }
 }
 
 impl StandBack {
     /// Someone was seen before this rescue began.
     pub fn until(until: Option<Mono>) -> Self {
-        StandBack { expected: None, until, seen: "NOSPACE was cleared by hand and came again".to_owned() }
+        StandBack { until, seen: "NOSPACE was cleared by hand and came again".to_owned(), ..StandBack::default() }
     }
 
-    /// Takes a look. `ours`: the member that we sent a Defragment to.
+    /// Takes a look, the one before, and the defrags that ended between them.
     ///
     /// # Errors
     ///
     /// While somebody is left alone.
-    pub fn notice(&mut self, look: &Look, ours: Option<MemberId>, policy: &Policy, now: Now) -> Result<(), Blocked> {
-        if let Some((member, _)) = open_defrag(look)
-            && ours != Some(member.id)
-            && !self.is_expected(look, member.id, policy)
-        {
+    pub fn notice(
+        &mut self,
+        look: &Look,
+        before: Option<(&Before, &[Ended])>,
+        own: Own,
+        policy: &Policy,
+        now: Now,
+    ) -> Result<(), Blocked> {
+        if let Some(sign) = self.sign(look, before, own, policy, now) {
             self.until = Some(now.mono + STAND_BACK);
-            let name = crate::plan::cluster::describe(member);
-            self.seen = format!("{name} is being defragmented, which no janitor would do now");
+            self.seen = sign;
         }
         match self.until {
             Some(until) if now.mono < until => {
@@ -62,38 +100,79 @@ impl StandBack {
         }
     }
 
-    fn is_expected(&self, look: &Look, open: MemberId, policy: &Policy) -> bool {
-        // A round's: it is waited for as such.
-        let of_a_round = look.records.as_ref().is_ok_and(|records| {
-            let named = |stored: &crate::plan::cluster::Stored<crate::plan::record::Intent>| {
-                stored.value.as_ref().map_or(true, |intent| intent.member == open)
-            };
-            records.intent.as_ref().is_some_and(named)
-        });
-        // Named by the newest look before: it may have been elected since, or have a second call behind the first.
-        let before = matches!(&self.expected, Some((Next::Defragment(member), _)) if *member == open);
-        of_a_round || before || would_be_next(look, open, policy)
-    }
-
-    /// Remembers what was named as next.
-    pub fn expect(&mut self, next: &Next, now: Now) {
-        self.expected = Some((next.clone(), now.mono));
-    }
-
-    /// The alarm is gone, and not by us: whether it went while a janitor would not have cleared it.
-    pub fn disarmed_by_hand(&mut self, now: Now) -> bool {
-        let by_hand = match &self.expected {
-            Some((Next::Disarm(_), _)) | None => false,
-            Some((_, at)) => now.mono.since(*at) <= RECENT,
-        };
-        if by_hand {
-            self.until = Some(now.mono + STAND_BACK);
+    fn sign(
+        &self,
+        look: &Look,
+        before: Option<(&Before, &[Ended])>,
+        own: Own,
+        policy: &Policy,
+        now: Now,
+    ) -> Option<String> {
+        let others = |id: MemberId| own.called != Some(id);
+        for member in open(look).filter(|member| others(member.id)) {
+            if !self.is_expected(look, member.id, policy) {
+                return Some(format!("{} is being defragmented, which no janitor would do now", describe(member)));
+            }
+            let just_began = before.is_some_and(|(before, _)| before.was_idle(member.id));
+            if just_began && !of_a_round(look, member.id) && own.is_too_early(member.id, now) {
+                return Some(format!("{} is being defragmented, too early for any janitor", describe(member)));
+            }
         }
-        by_hand
+        let (before, ended) = before?;
+        for ended in ended.iter().filter(|ended| ended.unseen && others(ended.member)) {
+            let name = super::act::name(look, ended.member);
+            if !matches!(ended.how, How::Done(_)) {
+                continue;
+            }
+            if !self.is_expected(look, ended.member, policy) {
+                return Some(format!("{name} was defragmented, which no janitor would have done"));
+            }
+            if own.is_too_early(ended.member, now) {
+                return Some(format!("{name} was defragmented, too early for any janitor"));
+            }
+        }
+        // The leader's janitor itself clears an alarm for a moment where nothing else helps, to make figures fresh.
+        let stuck = self.expected.as_ref().is_some_and(|expected| matches!(expected.next, Next::Stuck(_)));
+        (!stuck && before.cleared_too_early(look))
+            .then(|| "NOSPACE was cleared before every member had room, and raised again".to_owned())
+    }
+
+    fn is_expected(&self, look: &Look, open: MemberId, policy: &Policy) -> bool {
+        // Named by the newest look before: it may have been elected since, or have a second call behind the first.
+        let before =
+            self.expected.as_ref().is_some_and(|expected| matches!(expected.next, Next::Defragment(id) if id == open));
+        of_a_round(look, open) || before || would_be_next(look, open, policy)
+    }
+
+    /// Remembers what was named as next. When something else has just changed that everybody sees (who leads, what is to
+    /// be done, whether anybody is in a defrag), answers before which look that was not.
+    pub fn expect(&mut self, next: &Next, look: &Look, before: Option<&Before>) -> Option<Mono> {
+        let leader = look.leader().ok();
+        let alike = |old: &Expected| old.leader == leader && kind(&old.next) == kind(next);
+        let other = self.expected.as_ref().filter(|old| !alike(old)).map(|old| old.begun);
+        let busy = before.filter(|before| before.was_busy()).map(|before| before.begun);
+        self.expected = Some(Expected { next: next.clone(), leader, begun: look.begun.mono });
+        other.or(busy)
+    }
+
+    /// The alarm is gone, and not by a janitor.
+    pub fn cleared_by_hand(&mut self, now: Now) {
+        self.until = Some(now.mono + STAND_BACK);
     }
 
     /// Until when others are left alone.
     pub fn ends(&self) -> Option<Mono> {
         self.until
     }
+}
+
+/// Members with an open Defragment.
+pub fn open(look: &Look) -> impl Iterator<Item = &MemberLook> {
+    look.members.iter().filter(|member| member.scrape.as_ref().is_ok_and(|scrape| scrape.defrags_open > 0))
+}
+
+/// A round's defrag: it is waited for as such.
+fn of_a_round(look: &Look, open: MemberId) -> bool {
+    let intent = look.records.as_ref().ok().and_then(|records| records.intent.as_ref());
+    intent.is_some_and(|stored| stored.value.as_ref().map_or(true, |intent| intent.member == open))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::next::{TooLarge, Why};
-use super::{Compaction, Rescue};
+use super::{COMPACT_WHEN_STUCK, Compaction, KeptFor, Rescue};
 use crate::plan::cluster::{Look, describe};
 use crate::plan::hold::instant;
 use crate::plan::member::{MemberId, RoundId};
@@ -162,13 +162,22 @@ impl Rescue {
     }
 
     fn after_compaction(&self, done: &Compaction, now: Now) -> (Reason, String) {
-        if let Some(possible) = done.possible_at {
+        // Compactions that do something, and still nothing helps: what they free is what was just deleted.
+        let in_vain = self.stuck.and_then(|stuck| stuck.compacted);
+        let in_vain = in_vain.is_some_and(|(first, _)| now.mono.since(first) >= COMPACT_WHEN_STUCK);
+        if let Some(possible) = done.possible_at.filter(|_| !in_vain) {
+            let why = match done.kept_for {
+                KeptFor::Retention => {
+                    "; alarms.compact_to_head: true would not wait for alarms.rescue_retention, at the cost of watchers \
+                     that resume and of paginated lists"
+                }
+                KeptFor::Kubernetes => "; a kube-apiserver's watchers and lists need five minutes of history",
+                KeptFor::Nobody => "",
+            };
             let text = format!(
-                "more can be compacted at {} (in {} s): {}; alarms.compact_to_head: true would not wait for \
-                 alarms.rescue_retention, at the cost of watchers that resume and of paginated lists",
+                "more can be compacted at {} (in {} s){why}",
                 instant(possible.wall),
                 possible.mono.since(now.mono).as_secs(),
-                done.detail,
             );
             return (Reason::NotNeeded, text);
         }

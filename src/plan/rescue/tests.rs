@@ -314,7 +314,13 @@ impl Played {
 
     fn compacted(&mut self, possible_at: Option<Now>, outcome: Outcome) {
         let detail = "what is left to compact is younger than 300 s".to_owned();
-        self.answer(Answer::Compacted(Compaction { outcome, detail, revision: None, possible_at }));
+        self.answer(Answer::Compacted(Compaction {
+            outcome,
+            detail,
+            revision: None,
+            possible_at,
+            kept_for: KeptFor::Retention,
+        }));
     }
 
     fn defragmented(&mut self, index: usize, size: u64) {
@@ -406,80 +412,6 @@ fn figures_that_move_and_a_term_that_changes_start_the_wait_again() {
     second.pass(9);
     assert!(second.open.is_empty());
     assert!(matches!(second.action(4), Action::Defragment { remote: false, .. }));
-}
-
-#[test]
-fn an_operator_at_work_is_left_alone() {
-    // Member 3 is not what a janitor would defragment now.
-    let mut second = Played::new(2, &[(64, 20); 3], policy());
-    second.pass(5);
-    scrape(&mut second.look, 2).defrags_open = 1;
-    second.pass(4);
-    scrape(&mut second.look, 2).defrags_open = 0;
-    second.pass(590);
-    assert!(second.open.is_empty());
-    assert_eq!(second.blocked().reason, Reason::ForeignDefrag);
-    assert_eq!(second.said.iter().filter(|said| said.contains("by hand")).count(), 1, "{:?}", second.said);
-    assert!(matches!(second.action(30), Action::Defragment { .. }));
-
-    // What would be next is somebody's janitor at work.
-    let mut third = Played::new(3, &[(64, 20); 3], policy());
-    third.pass(5);
-    third.look.members[1].status = Err(Blocked::new(Reason::EtcdUnavailable, "in its defrag"));
-    scrape(&mut third.look, 1).defrags_open = 1;
-    third.pass(5);
-    let mut answers = look(at(0), &[(64, 20), (20, 20), (64, 20)]);
-    scrape(&mut answers, 1).defrag_count = 1;
-    third.look = answers;
-    assert!(matches!(third.action(14), Action::Defragment { .. }), "not stood back");
-
-    // Cleared before every member had room.
-    let mut gone = Played::new(3, &[(64, 20); 3], policy());
-    gone.pass(5);
-    for index in 0..3 {
-        status(&mut gone.look, index).alarms.clear();
-    }
-    gone.pass(3);
-    assert!(gone.rescue.is_over() && gone.rescue.stand_back_until().is_some());
-    let mut again =
-        Rescue::new(gone.rescue.me.clone(), policy(), Tickets::of_round(1), gone.rescue.stand_back_until(), at(8));
-    assert!(again.judge(&look(at(9), &[(64, 20); 3]), at(9)).is_err());
-}
-
-#[test]
-fn a_dead_end_is_said_once_with_the_remedy_and_left_when_something_changes() {
-    let mut leader = Played::new(1, &[(64, 60); 3], policy());
-    assert_eq!(leader.action(0), Action::CompactForRescue);
-    leader.compacted(Some(at(25)), Outcome::Skipped(Reason::NotNeeded));
-    leader.pass(22);
-    assert!(leader.open.is_empty());
-    assert_eq!(leader.blocked().reason, Reason::NotNeeded);
-    assert!(leader.blocked().detail.contains("alarms.compact_to_head"), "{}", leader.blocked());
-    assert_eq!(leader.action(5), Action::CompactForRescue);
-    leader.compacted(None, Outcome::Skipped(Reason::NotNeeded));
-    // The figures may be stale: one write that etcd takes.
-    assert_eq!(leader.action(12), Action::Refresh { raise: MemberId(1), clear_first: true });
-    leader.answer(Answer::Refreshed(Ok(())));
-    leader.pass(20);
-    assert_eq!(leader.blocked().reason, Reason::Nospace);
-    assert!(leader.blocked().detail.contains("--quota-backend-bytes"), "{}", leader.blocked());
-    let said = leader.said.len();
-    for _ in 0..5 {
-        assert_eq!(leader.action(32), Action::CompactForRescue);
-        leader.compacted(None, Outcome::Skipped(Reason::NotNeeded));
-    }
-    assert_eq!(leader.said.len(), said, "{:?}", leader.said);
-    // Somebody deleted, and the compaction showed it.
-    leader.action(32);
-    for index in 0..3 {
-        status(&mut leader.look, index).db_size_in_use = 20 * MIB;
-    }
-    for index in [1, 2] {
-        status(&mut leader.look, index).db_size = 20 * MIB;
-    }
-    leader.compacted(None, Outcome::Done);
-    assert!(matches!(leader.action(14), Action::MoveLeader { .. }));
-    assert_eq!(leader.rescue.blocked, None);
 }
 
 #[test]
@@ -610,3 +542,6 @@ fn in_no_state_do_two_janitors_name_different_members() {
         assert!(named.get(kind).is_some_and(|count| *count > 10), "{kind}: {named:?}");
     }
 }
+
+mod dead_ends;
+mod others;

@@ -293,7 +293,7 @@ impl Round {
         self.tick(now)
     }
 
-    /// NOSPACE is up: gives its place in the queue up, which a rescue waits for. Nothing new can be sent anyway; a defrag
+    /// NOSPACE is up: gives its place in the queue up, which a rescue waits for (of whichever janitor). Nothing new can be sent anyway; a defrag
     /// that was sent is waited for all the same.
     pub fn nospace_seen(&mut self, now: Now) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -301,7 +301,10 @@ impl Round {
             if matches!(self.phase, Phase::Resting) {
                 self.at = self.at.min(now.mono);
             } else if self.may_still_be_dropped() {
-                self.block(Blocked::new(Reason::Nospace, "NOSPACE is up: the rescue goes first"), &mut steps);
+                self.block(
+                    Blocked::new(Reason::Nospace, "NOSPACE is up: the place in the queue is given up"),
+                    &mut steps,
+                );
                 self.retry_later(now, &mut steps);
             }
         }
