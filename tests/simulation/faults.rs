@@ -239,6 +239,7 @@ impl World {
                 self.fault(Fault::Corrupt);
                 let member = self.some_voter();
                 self.cluster.members[member].corrupt = true;
+                self.judge.worsened = self.now;
                 let span = self.rng.within(SEC, 30 * SEC);
                 self.after(span, Ev::Undo(Undo::Corrupt));
             }
@@ -375,6 +376,7 @@ impl World {
 
     pub fn raise_nospace(&mut self) {
         self.fault(Fault::Nospace);
+        self.judge.worsened = self.now;
         let member = self.some_voter();
         self.cluster.members[member].nospace = true;
         if self.setup.policy.rescue {

@@ -10,7 +10,7 @@ use etcd_janitor::plan::step::{Action, Settle};
 use etcd_janitor::plan::time::Mono;
 
 use super::model::{By, Call, Member, Open, SEC, Us};
-use super::setup::{Forbidden, needs};
+use super::setup::{Forbidden, QUOTA, needs};
 use super::shown::verb;
 use super::world::World;
 
@@ -81,6 +81,8 @@ pub struct Judge {
     orphans: BTreeMap<i64, Us>,
     /// The intent whose owner has left the queue and whose member answers, and since when.
     unowned: Option<(i64, Us)>,
+    /// When an alarm was last raised, or files grew.
+    pub worsened: Us,
     /// Which members had work, by firing.
     needed: BTreeMap<u64, Vec<bool>>,
 }
@@ -123,8 +125,35 @@ impl World {
         self.cluster.voters().map(|voter| (members[voter].leader_seen, members[voter].term_seen)).collect()
     }
 
+    /// NOSPACE is cleared only with room on every member, and a rescue does nothing under CORRUPT.
+    fn judge_rescue(&mut self, janitor: usize, action: &Action) {
+        // What changed a moment ago, or while the janitor stood still, was not in its look.
+        let unseen = self.judge.worsened.max(self.procs[janitor].resumed) + 5 * SEC;
+        if self.now < unseen {
+            return;
+        }
+        if matches!(action, Action::Disarm { .. }) {
+            let voters = self.cluster.voters().count();
+            let members = self.cluster.members.iter().filter(|member| member.listed);
+            let full = members.filter(|member| member.db_size as f64 >= self.setup.policy.disarm_below * QUOTA as f64);
+            // Of five one may be down, whatever its file is like.
+            let full: Vec<String> =
+                full.filter(|member| member.up || voters < 5).map(|member| member.name.clone()).collect();
+            if !full.is_empty() {
+                self.fail(format!("j{janitor} clears NOSPACE though {full:?} lack room"));
+            }
+        }
+        let rescue = self.procs[janitor].plan.as_ref().is_some_and(|plan| plan.rescue().is_some());
+        let acts = matches!(action, Action::Disarm { .. })
+            || rescue && matches!(action, Action::Defragment { .. } | Action::CompactForRescue);
+        if acts && self.cluster.members.iter().any(|member| member.listed && member.corrupt) {
+            self.fail(format!("j{janitor} goes on under CORRUPT: {action:?}"));
+        }
+    }
+
     /// A plan asks for something.
     pub fn judge_step(&mut self, janitor: usize, action: &Action) {
+        self.judge_rescue(janitor, action);
         let reads = matches!(action, Action::Look { .. } | Action::Figures | Action::CompareHash);
         // What a rescue compacts is decided by a plan of its own, which knows of the dry run.
         let elsewhere = matches!(action, Action::CompactForRescue);
@@ -153,11 +182,7 @@ impl World {
 
     /// The permit was asked, the bytes are about to leave.
     pub fn judge_send(&mut self, janitor: usize, target: usize, permit: &Permit, rescue: bool) {
-        if self.setup.forbidden == Some(Forbidden::DiskFull) && target != janitor {
-            self.tally.explain("a deputy cannot see the free space of another pod");
-        } else {
-            self.judge.sent += 1;
-        }
+        self.judge.sent += 1;
         let Some(info) = self.look_info(janitor, permit) else {
             return self.fail(format!("j{janitor} sends on a look that it did not take"));
         };
