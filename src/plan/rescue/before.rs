@@ -130,12 +130,12 @@ impl Before {
         self.defrags.values().any(|defrags| defrags.open > 0)
     }
 
-    /// Whether NOSPACE was cleared since though a member lacked room: for one of those that had it, or for all. Every
-    /// member must answer: one alone may be behind.
-    pub fn cleared_too_early(&self, look: &Look) -> bool {
+    /// Whether NOSPACE was cleared since though a member lacked room: for all that had it (it is `gone`), or for one of
+    /// them. For that every member must answer: one alone may be behind, and what nobody tells of may still be up.
+    pub fn cleared_too_early(&self, look: &Look, gone: bool) -> bool {
         let recent = look.begun.mono.since(self.begun) <= RECENT;
         let now = nospace(look);
-        let told = now.is_empty() || look.members.iter().all(|member| member.status.is_ok());
+        let told = gone || look.members.iter().all(|member| member.status.is_ok());
         self.short && !self.of_a_round && recent && told && !self.nospace.is_subset(&now)
     }
 }

@@ -329,7 +329,7 @@ impl Rescue {
             self.take_note(look, ended, now);
         }
         if self.alarm_is_gone(look) {
-            let by_hand = !self.disarmed && before.is_some_and(|before| before.cleared_too_early(look));
+            let by_hand = !self.disarmed && before.is_some_and(|before| before.cleared_too_early(look, true));
             return self.gone(by_hand, now, steps);
         }
         if !self.policy.rescue && self.call.is_none() {

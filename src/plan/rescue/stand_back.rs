@@ -133,7 +133,7 @@ impl StandBack {
         }
         // The leader's janitor itself clears an alarm for a moment where nothing else helps, to make figures fresh.
         let stuck = self.expected.as_ref().is_some_and(|expected| matches!(expected.next, Next::Stuck(_)));
-        (!stuck && before.cleared_too_early(look))
+        (!stuck && before.cleared_too_early(look, false))
             .then(|| "NOSPACE was cleared before every member had room, and raised again".to_owned())
     }
 

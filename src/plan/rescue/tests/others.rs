@@ -99,12 +99,18 @@ fn an_operator_is_noticed_by_what_is_short() {
         scrape(look, 1).defrags_open = 1;
         scrape(look, 2).defrags_open = 1;
     };
-    let cases: [(&str, u64, Act<'_>, Option<&str>); 6] = [
+    let silent = |look: &mut Look| {
+        for index in 0..3 {
+            unreached(look, index);
+        }
+    };
+    let cases: [(&str, u64, Act<'_>, Option<&str>); 7] = [
         ("one that is not next", 3, &defragmented(2), Some("no janitor would have done")),
         ("the one that is next", 3, &defragmented(1), None),
         ("its own", 2, &defragmented(1), Some("too early")),
         ("some alarms", 3, &cleared, Some("NOSPACE was cleared")),
         ("the second that is open", 3, &open_on_two, Some("no janitor would do")),
+        ("nobody answers", 3, &silent, None),
         ("nothing", 3, &|_| {}, None),
     ];
     for (what, me, act, sign) in cases {
