@@ -14,7 +14,7 @@ use crate::support::{Auth, Cluster, Janitor, Recorder, Spec, Tls, Token, eventua
 const A_WHILE: Duration = Duration::from_secs(30);
 
 /// Of a file that has just been filled up to a seventh is free, which a defrag alone would give back.
-const BELOW_WHAT_IS_IN_USE: &str = ", disarm_below: 0.7";
+pub const BELOW_WHAT_IS_IN_USE: &str = ", disarm_below: 0.7";
 
 /// A full cluster with its clients, a recorder and its janitors, once NOSPACE is up.
 async fn full(spec: Spec, config: &str) -> (Cluster, Recorder, Vec<Janitor>, Clients, Instant) {
@@ -36,7 +36,7 @@ async fn in_a_defrag(cluster: &Cluster, recorder: &Recorder) -> usize {
 }
 
 /// What every janitor says is in the way.
-async fn blocked(janitors: &[Janitor], reason: &str) -> String {
+pub async fn blocked(janitors: &[Janitor], reason: &str) -> String {
     let series = format!("etcd_janitor_rescue_blocked{{reason=\"{reason}\"}}");
     let mut detail = String::new();
     for janitor in janitors {
@@ -48,6 +48,18 @@ async fn blocked(janitors: &[Janitor], reason: &str) -> String {
         .await;
     }
     detail
+}
+
+/// What is in the way is on every surface: metric, API, page, table, and once in the log.
+async fn told_everywhere(janitor: &Janitor, reason: &str, words: &str) {
+    let detail = blocked(std::slice::from_ref(janitor), reason).await;
+    assert!(detail.contains(words), "{detail}");
+    let (_, page) = janitor.get("/").await.expect("a page");
+    assert!(page.contains(words), "{page}");
+    let table = String::from_utf8_lossy(&janitor.command(&["status"]).await.stdout).into_owned();
+    assert!(table.contains("RESCUE rescue-") && table.contains(words), "{table}");
+    let said = janitor.events().iter().filter(|event| event["message"].to_string().contains(words)).count();
+    assert_eq!(said, 1, "{}", janitor.log_tail(40));
 }
 
 #[tokio::test]
@@ -181,6 +193,7 @@ async fn compaction_to_the_head_is_the_operators_word_and_counts_at_once() {
     let detail = blocked(&janitors[leader..=leader], "not_needed").await;
     assert!(detail.contains("more can be compacted at") && detail.contains("compact_to_head"), "{detail}");
     tokio::time::sleep(A_WHILE).await;
+    told_everywhere(&janitors[leader], "not_needed", "more can be compacted at").await;
     assert!(alarmed(&cluster).await);
     let to_head = hour.replace("rescue_retention: 1h", "rescue_retention: 1h, compact_to_head: true");
     for janitor in &mut janitors {
@@ -207,6 +220,8 @@ async fn a_kube_apiservers_keyspace_is_compacted_for_it_and_keeps_five_minutes()
     let filled = Instant::now();
     let leader = cluster.leader().await;
     blocked(&janitors[leader..=leader], "not_needed").await;
+    tokio::time::sleep(A_WHILE).await;
+    told_everywhere(&janitors[leader], "not_needed", "watchers and lists need five minutes").await;
     let minutes = Duration::from_secs(300);
     eventually("the alarm is gone", minutes + PATIENCE, || async { (!alarmed(&cluster).await).then_some(()) }).await;
     let compacted =

@@ -4,6 +4,7 @@
 
 mod cases;
 mod clients;
+mod people;
 mod soak;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,17 @@ const QUOTA: u64 = 64 << 20;
 const PER_MEMBER: Duration = Duration::from_secs(25);
 /// Until the alarm is seen, a sample is old enough and the compaction has its two steps.
 const BEFORE: Duration = Duration::from_secs(6 + 6 + 6);
+
+/// The alarm is seen within six seconds; and asked of each janitor after the other.
+const SEEN: Duration = Duration::from_secs(7);
+
+/// More wants to run than there are processors: what is promised in seconds is kept then, but later.
+fn busy() -> bool {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|number| number.parse::<f64>().ok());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    load.is_none_or(|load| load > processors as f64)
+}
 
 /// Nothing but the rescue, on whichever release.
 fn yaml(alarms: &str) -> String {
@@ -107,6 +119,9 @@ async fn a_full_cluster_takes_writes_again_while_clients_never_stop() {
         .await
         .unwrap();
     }
+    let seen = since.elapsed();
+    println!("all say so after {seen:?}");
+    assert!(busy() || seen <= SEEN, "{seen:?}");
     let took = until_rescued(&cluster, &clients, since).await;
     assert!(clients.refused() > 0);
     let rescued = |event: &serde_json::Value| event["message"].to_string().contains("etcd takes writes again after");

@@ -41,12 +41,22 @@ impl Fault {
         Fault::LeaderKilled,
     ];
 
-    /// What it may cost beside the time that a rescue without it has: a deputy's wait, an election, a second defrag.
+    /// What it may cost beside the time that a rescue without it has. Whatever changes makes everybody wait for another
+    /// ten seconds of calm; away is whoever is away for up to fifteen, and nobody may act meanwhile.
     const fn costs(self) -> Duration {
-        match self {
-            Fault::Nothing => Duration::ZERO,
-            _ => Duration::from_secs(150),
-        }
+        Duration::from_secs(match self {
+            Fault::Nothing => 0,
+            // An election, and perhaps leadership that has to move once more.
+            Fault::LeadershipMoved => 30,
+            // Fifteen away, a start, and calm again. A deputy comes later than that.
+            Fault::JanitorKilled => 45,
+            // The one that stood still may have held the only answer: its look ends, and calm begins, twice.
+            Fault::JanitorStopped => 60,
+            // Fifteen away, an election, a member that catches up.
+            Fault::MemberKilled | Fault::LeaderKilled => 60,
+            // The same, and its defrag once more.
+            Fault::MemberKilledInItsDefrag => 75,
+        })
     }
 }
 
@@ -90,6 +100,9 @@ async fn again_and_again_whatever_happens() {
         report(seed, &mut times, "under way");
         let overlaps = recorder.so_far().overlaps();
         assert!(overlaps.is_empty(), "{overlaps:?}");
+        let led = recorder.so_far().began_on_leaders();
+        assert!(led.is_empty(), "{led:?}");
+        hash_kv_equal(&cluster).await.unwrap_or_else(|why| panic!("{why}"));
         if rescue % 10 == 0 {
             // What is recorded is kept in memory.
             recorder.finish();
