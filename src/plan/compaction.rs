@@ -230,7 +230,7 @@ impl Compactor {
     /// What it would compact to, and until when it gives those before it time to do it.
     pub fn waits(&self) -> Option<(i64, Mono)> {
         match self.phase {
-            Phase::Waiting { until, target } => Some((target, until)),
+            Phase::Waiting { until, undone } => Some((undone.target, until)),
             _ => None,
         }
     }

@@ -63,10 +63,12 @@ pub fn look(begun: Now, version: &str, voters: u64) -> Look {
         defrags_open: 0,
         snapshots_open: 0,
         defrag_count: 0,
+        defrags_failed: 0,
         defrag_seconds: 0.0,
         process_start: 1.0,
         quota: Some(QuotaBytes::Bytes(8 << 30)),
         compact_revision: None,
+        active_peers: Default::default(),
     };
     let member = |id| MemberLook {
         id: MemberId(id),

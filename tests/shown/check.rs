@@ -153,10 +153,12 @@ fn member(index: u64, change: impl Fn(&mut Status, &mut Scrape)) -> MemberLook {
         defrags_open: 0,
         snapshots_open: 0,
         defrag_count: 0,
+        defrags_failed: 0,
         defrag_seconds: 0.0,
         process_start: 1.0,
         quota: Some(QuotaBytes::Bytes(2048 * MIB)),
         compact_revision: Some(700),
+        active_peers: Default::default(),
     };
     change(&mut status, &mut scrape);
     let id = MemberId(0xa1 + index);

@@ -10,7 +10,7 @@ use etcd_janitor::plan::step::{Action, Settle};
 use etcd_janitor::plan::time::Mono;
 
 use super::model::{By, Call, Member, Open, SEC, Us};
-use super::setup::{Forbidden, QUOTA, needs};
+use super::setup::{QUOTA, needs};
 use super::shown::verb;
 use super::world::World;
 

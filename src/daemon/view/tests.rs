@@ -47,10 +47,12 @@ fn look(leader: u64) -> Look {
         defrags_open: 0,
         snapshots_open: 0,
         defrag_count: 0,
+        defrags_failed: 0,
         defrag_seconds: 0.0,
         process_start: 1.0,
         quota: None,
         compact_revision: Some(40),
+        active_peers: BTreeSet::new(),
     };
     let member = |id| MemberLook {
         id: MemberId(id),
@@ -74,7 +76,7 @@ fn silent() -> Blocked {
 }
 
 fn shown((view, snapshots): &(View, watch::Receiver<Arc<Snapshot>>)) -> Arc<Snapshot> {
-    let doing = Doing { compaction: None, round: None, turn_held: false, rescue: None };
+    let doing = Doing { compaction: None, others_compact: None, round: None, turn_held: false, rescue: None };
     view.publish(None, &doing, now());
     snapshots.borrow().clone()
 }

@@ -36,7 +36,7 @@ impl Round {
     /// The outcome that NOSPACE kept from being recorded was tried again. Without the turn: a rescue waits for that.
     pub(super) fn owed(&mut self, settled: Result<(), Blocked>, now: Now, steps: &mut Vec<Step>) {
         match settled {
-            Err(blocked) if !self.quiesced && now.mono < self.ends => {
+            Err(blocked) if self.withdrawn.is_none() && now.mono < self.ends => {
                 self.block(blocked, steps);
                 self.go(Phase::Owing, now.mono + self.policy.retry_every);
             }

@@ -262,8 +262,8 @@ impl Round {
 
     /// Clearing an alarm is maintenance like any other.
     fn may_disarm(&self, look: &Look, now: Now) -> Result<(), Blocked> {
-        if self.quiesced {
-            return Err(Blocked::new(Reason::Quiesced, "told to start nothing new"));
+        if let Some(reason) = self.withdrawn {
+            return Err(Blocked::new(reason, "nothing new is started"));
         }
         no_hold(look.records()?.hold.as_ref(), now.wall)
     }
