@@ -267,7 +267,7 @@ fn who_else_compacts_is_known_when_it_was_watched_and_not_before() {
     let mut late = World::new(policy());
     assert_eq!(fire(&mut late, 60), Some(OthersCompact::Watching));
     assert_eq!(late.compactor.others(at(9 * HOUR).mono), Some(OthersCompact::Watching));
-    world.compacted = 5000;
+    world.compacted = 4000;
     assert_eq!(fire(&mut world, HOUR + 120), Some(OthersCompact::Suspected));
     assert_eq!(fire(&mut world, HOUR + 180), Some(OthersCompact::Somebody));
     world.compactor.due();
