@@ -1,6 +1,6 @@
 //! The other members' janitors: whether they are there, and go by the same configuration.
 //!
-//! What is sent is one GET, with no secret in it: see [`Daemon::of_another`].
+//! What is sent is one GET, with no secret in it: see `Daemon::of_another`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
