@@ -106,7 +106,7 @@ mixed: tools ## rounds of today's janitors beside those of an earlier commit (PR
 
 .PHONY: model
 model: ## check the model of the protocol deeper (MODEL_DEEPER=n steps)
-	MODEL_DEEPER=$${MODEL_DEEPER:-4} cargo test --locked --test model -- --nocapture --test-threads 2
+	MODEL_DEEPER=$${MODEL_DEEPER:-4} cargo test --locked --test model -- --include-ignored --nocapture --test-threads 2
 
 # What `make test` does for two minutes. SEED repeats the choice of faults, not
 # the instants of their effects.
