@@ -111,6 +111,8 @@ pub struct View {
     /// It stands in the queue, has written an intent or has sent.
     pub at_stake: bool,
     pub own_intent: Option<i64>,
+    /// It leaves somebody alone who is at it by hand.
+    pub stands_back: bool,
     /// Where its round or rescue stands, for people.
     pub phase: &'static str,
 }
@@ -261,6 +263,8 @@ fn view(janitor: &Janitor, now: Mono, asks: &[(Ticket, Action)]) -> View {
     let checked = permit.and_then(|permit| permit.check(Now { mono: now, wall: permit.look_begun.wall }).ok());
     let stands =
         janitor.round().is_some_and(|round| round.lease().is_some() || round.own_intent().is_some() || round.is_sent());
+    let by_hand = |blocked: &Blocked| blocked.reason == Reason::ForeignDefrag;
+    let stands_back = janitor.rescue().is_some_and(|state| state.blocked.is_some_and(by_hand));
     let rescue = janitor.rescue().map(|state| match state.phase {
         Cow::Borrowed(phase) => phase,
         Cow::Owned(_) => "waiting for a defrag",
@@ -274,6 +278,7 @@ fn view(janitor: &Janitor, now: Mono, asks: &[(Ticket, Action)]) -> View {
         at_stake: stands,
         own_intent: janitor.round().and_then(|round| round.own_intent()),
         target: permit.map(|permit| number(permit.member)),
+        stands_back,
         phase: janitor.round().map(|round| round.phase()).or(rescue).unwrap_or("nothing under way"),
     }
 }

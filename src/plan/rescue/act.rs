@@ -6,10 +6,10 @@ use super::before::{self, How};
 use super::next::worthwhile;
 use super::{
     COMPACT_AGAIN, COMPACT_WHEN_STUCK, Call, Compaction, LOOK_EVERY, Next, PER_RANK, Permit, Phase, Rescue, STILL_FOR,
-    Stuck, Trouble,
+    Stuck, Trouble, stand_back,
 };
 use crate::plan::cautions::of_guards;
-use crate::plan::cluster::{Look, describe, transferee};
+use crate::plan::cluster::{Look, MemberLook, describe, transferee};
 use crate::plan::guard;
 use crate::plan::member::MemberId;
 use crate::plan::reason::{Blocked, Failure, Outcome, Reason};
@@ -393,6 +393,8 @@ impl Rescue {
     /// A defrag of ours failed.
     fn failed(&mut self, member: MemberId, failure: Failure, text: &str, now: Now, steps: &mut Vec<Step>) {
         self.stop_draining(steps);
+        // All others count from here, too: sooner it would look like somebody else's.
+        self.calm.disturb();
         let (reason, advice) = match failure {
             Failure::Auth => (Reason::Auth, ""),
             _ if text.contains("no space left") => (Reason::DiskSpace, ": free space on its volume"),
@@ -473,6 +475,13 @@ impl Rescue {
         self.lookout_at = now.mono + LOOKOUT_EVERY;
         let (Answer::Looked(look), Phase::Sent, Some(call)) = (answer, &self.phase, &self.call) else { return };
         let from = call.member;
+        let ended = |member: &MemberLook| member.scrape.as_ref().is_ok_and(|scrape| scrape.defrag_count > call.count);
+        if stand_back::open(&look).any(|member| member.id == from) {
+            self.calm.is_nobodys(&look);
+        } else if look.member(from).is_some_and(ended) {
+            // A janitor that stood still: its answer is there and was not read yet.
+            return;
+        }
         let leads = look.leader().is_ok_and(|(leader, _)| leader == from);
         if look.voter_count() < 2 || !leads {
             return;

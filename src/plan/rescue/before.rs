@@ -125,11 +125,6 @@ impl Before {
             && self.defrags.get(&member).is_some_and(|defrags| defrags.open == 0 && defrags.seen == self.begun)
     }
 
-    /// Somebody was in a defrag.
-    pub fn was_busy(&self) -> bool {
-        self.defrags.values().any(|defrags| defrags.open > 0)
-    }
-
     /// Whether NOSPACE was cleared since though a member lacked room: for all that had it (it is `gone`), or for one of
     /// them. For that every member must answer: one alone may be behind, and what nobody tells of may still be up.
     pub fn cleared_too_early(&self, look: &Look, gone: bool) -> bool {

@@ -21,7 +21,7 @@ const STILL_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calm {
     seen: Option<(Seen, Mono)>,
-    /// The newest look before something changed that every janitor sees: nobody's calm began earlier.
+    /// When the newest look began that was before a change that every janitor sees: nobody's calm began earlier.
     pub changed_after: Option<Mono>,
 }
 
@@ -59,6 +59,11 @@ impl Calm {
                 at
             }
         }
+    }
+
+    /// A member is in its defrag: whoever looks sees it, and is not calm.
+    pub fn is_nobodys(&mut self, look: &Look) {
+        self.changed_after = Some(look.begun.mono);
     }
 
     /// Something could not be seen: it may have changed, and changed back.

@@ -350,6 +350,9 @@ impl Rescue {
             }
             Err(blocked) => {
                 self.calm.disturb();
+                if stand_back::open(look).next().is_some() {
+                    self.calm.is_nobodys(look);
+                }
                 // Of a janitor or of a round: an operator's was noticed as such.
                 if let Some(member) = stand_back::open(look).next()
                     && blocked.reason == Reason::ForeignDefrag
@@ -392,8 +395,7 @@ impl Rescue {
         };
         self.stand_back.notice(look, before, own, &self.policy, now)?;
         let next = next(look, self.me.member, &self.policy, now)?;
-        let changed_after = self.stand_back.expect(&next, look, before.map(|(before, _)| before));
-        self.calm.changed_after = changed_after.or(self.calm.changed_after);
+        self.calm.changed_after = self.stand_back.expect(&next, look).max(self.calm.changed_after);
         let local = look.member(self.me.member);
         if local.is_some_and(|member| member.learner) {
             return Err(Blocked::new(Reason::Learner, "the local member is a learner: its janitor looks on"));

@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use super::STILL_FOR;
 use super::before::{Before, Ended, How};
 use super::calm::kind;
 use super::next::{Next, would_be_next};
+use super::{LOOK_EVERY, STILL_FOR};
 use crate::plan::cluster::{Look, MemberLook, describe};
 use crate::plan::member::MemberId;
 use crate::plan::reason::{Blocked, Reason};
@@ -22,11 +22,15 @@ use crate::plan::time::{Mono, Now};
 pub const STAND_BACK: Duration = Duration::from_secs(600);
 /// Looks take up to a second, and so does the time from look to send.
 const SKEW: Duration = Duration::from_secs(2);
+/// A call that leaves when something else comes next is seen by the look after the one that saw the change.
+const AT_HAND: Duration = Duration::from_secs(LOOK_EVERY.as_secs() + SKEW.as_secs());
 
 /// What was expected, and until when others are left alone.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StandBack {
     expected: Option<Expected>,
+    /// The member that was to be defragmented until a moment before that, and the newest look that named it.
+    earlier: Option<(MemberId, Mono)>,
     until: Option<Mono>,
     seen: String,
 }
@@ -114,7 +118,7 @@ impl StandBack {
                 return Some(format!("{} is being defragmented, which no janitor would do now", describe(member)));
             }
             let just_began = before.is_some_and(|(before, _)| before.was_idle(member.id));
-            if just_began && !of_a_round(look, member.id) && own.is_too_early(member.id, now) {
+            if just_began && !of_a_round(look, member.id) && self.is_too_early(member.id, own, now) {
                 return Some(format!("{} is being defragmented, too early for any janitor", describe(member)));
             }
         }
@@ -127,7 +131,7 @@ impl StandBack {
             if !self.is_expected(look, ended.member, policy) {
                 return Some(format!("{name} was defragmented, which no janitor would have done"));
             }
-            if own.is_too_early(ended.member, now) {
+            if self.is_too_early(ended.member, own, now) {
                 return Some(format!("{name} was defragmented, too early for any janitor"));
             }
         }
@@ -141,18 +145,31 @@ impl StandBack {
         // Named by the newest look before: it may have been elected since, or have a second call behind the first.
         let before =
             self.expected.as_ref().is_some_and(|expected| matches!(expected.next, Next::Defragment(id) if id == open));
-        of_a_round(look, open) || before || would_be_next(look, open, policy)
+        of_a_round(look, open) || before || self.was_next(open) || would_be_next(look, open, policy)
     }
 
-    /// Remembers what was named as next. When something else has just changed that everybody sees (who leads, what is to
-    /// be done, whether anybody is in a defrag), answers before which look that was not.
-    pub fn expect(&mut self, next: &Next, look: &Look, before: Option<&Before>) -> Option<Mono> {
+    fn is_too_early(&self, member: MemberId, own: Own, now: Now) -> bool {
+        !self.was_next(member) && own.is_too_early(member, now)
+    }
+
+    /// Its call may have been on its way when something else came next.
+    fn was_next(&self, id: MemberId) -> bool {
+        self.earlier.is_some_and(|(member, _)| member == id)
+    }
+
+    /// Remembers what was named as next. When something has just changed that everybody sees (who leads, what is to be
+    /// done), answers when the newest look began that did not show it.
+    pub fn expect(&mut self, next: &Next, look: &Look) -> Option<Mono> {
         let leader = look.leader().ok();
         let alike = |old: &Expected| old.leader == leader && kind(&old.next) == kind(next);
-        let other = self.expected.as_ref().filter(|old| !alike(old)).map(|old| old.begun);
-        let busy = before.filter(|before| before.was_busy()).map(|before| before.begun);
+        let other = self.expected.as_ref().filter(|old| !alike(old));
+        if let Some(Expected { next: Next::Defragment(member), begun, .. }) = other {
+            self.earlier = Some((*member, *begun));
+        }
+        self.earlier = self.earlier.filter(|(_, named)| look.begun.mono.since(*named) <= AT_HAND);
+        let other = other.map(|old| old.begun);
         self.expected = Some(Expected { next: next.clone(), leader, begun: look.begun.mono });
-        other.or(busy)
+        other
     }
 
     /// The alarm is gone, and not by a janitor.

@@ -453,12 +453,14 @@ fn a_defrag_that_fails_is_not_hammered() {
     assert_eq!(second.blocked().reason, Reason::DiskSpace);
     second.action(60);
     assert!(second.now >= refused + 60);
-    // etcd is killed in mid-defrag: at once again, once.
+    // etcd is killed in mid-defrag: again as soon as a defrag may begin, once.
     let mut killed = Played::new(2, &[(64, 20); 3], policy());
     killed.action(12);
     scrape(&mut killed.look, 1).process_start = 77.0;
     killed.answer(Answer::Sent(Sent::Unclear("connection lost".into())));
-    killed.action(4);
+    let lost = killed.now;
+    killed.action(14);
+    assert!(killed.now >= lost + 10, "not while others count");
     scrape(&mut killed.look, 1).process_start = 99.0;
     killed.answer(Answer::Sent(Sent::Unclear("connection lost".into())));
     killed.pass(100);

@@ -11,6 +11,7 @@ pub const ONE_AT_A_TIME: &str = "no two members have an open Defragment, one of 
 pub const NOT_TO_A_LEADER: &str = "nothing is sent to a member that leads at the last look";
 pub const ONLY_IN_THE_WINDOW: &str = "what overlaps was held up between look and arrival, or overtaken there";
 pub const CLEARED_WHEN_SMALL: &str = "NOSPACE is cleared only when every member has room";
+pub const NOT_MISTAKEN: &str = "no janitor's defrag is taken for an operator's";
 pub const RESCUED: &str = "NOSPACE is gone and nobody has anything left to do";
 pub const DEPUTY: &str = "another member's janitor sends";
 pub const LEADER_MOVED: &str = "leadership moves away and its member has room";
@@ -31,6 +32,10 @@ pub fn all() -> Vec<Property<Rescue>> {
         }),
         Property::always(CLEARED_WHEN_SMALL, |_, world: &World| {
             world.nospace || world.members.iter().all(|member| member.small)
+        }),
+        // Nobody else's are there where this is asked.
+        Property::always(NOT_MISTAKEN, |model: &Rescue, world: &World| {
+            !world.procs.iter().any(|proc| proc.plan.is_some_and(|plan| model.plans.view(plan).stands_back))
         }),
         Property::sometimes(RESCUED, |model: &Rescue, world: &World| {
             let over = |plan| model.plans.view(plan).asks.is_empty() && model.plans.view(plan).wakes_in.is_none();

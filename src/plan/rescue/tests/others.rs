@@ -148,6 +148,35 @@ fn a_defrag_that_begins_too_early_is_no_janitors() {
     assert!(!began(4, false), "others may have been calm for longer");
 }
 
+/// Its call was on its way when something else came next.
+#[test]
+fn a_defrag_of_the_member_that_was_next_a_moment_ago_is_no_operators() {
+    for (seen_after, by_hand) in [(2, false), (7, true)] {
+        let mut fifth = Played::new(5, &[(64, 20); 5], policy());
+        fifth.pass(12);
+        fifth.lead(3);
+        fifth.pass(seen_after);
+        scrape(&mut fifth.look, 1).defrags_open = 1;
+        fifth.pass(20);
+        assert_eq!(fifth.said.iter().any(|said| said.contains("by hand")), by_hand, "{:?}", fifth.said);
+    }
+}
+
+/// A janitor that stood still: its answer is there, and somebody else may be on the way to the member that it would choose.
+#[test]
+fn leadership_is_not_handed_on_after_the_defrag() {
+    for ended in [false, true] {
+        let mut second = Played::new(2, &[(64, 20); 3], policy());
+        second.action(12);
+        second.lead(2);
+        let own = scrape(&mut second.look, 1);
+        (own.defrags_open, own.defrag_count) = (u64::from(!ended), u64::from(ended));
+        second.pass(2);
+        let moves = second.open.iter().any(|(_, action)| matches!(action, Action::MoveLeader { .. }));
+        assert_eq!(moves, !ended, "{:?}", second.open);
+    }
+}
+
 #[test]
 fn an_alarm_that_was_cleared_in_a_defrag_was_cleared_by_hand() {
     let mut third = Played::new(3, &[(64, 20); 3], policy());
