@@ -37,6 +37,8 @@ pub struct Janitor {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Watch {
     intent: bool,
+    /// It was told of after the look under way had begun, which need not show it.
+    again: bool,
     nospace: bool,
     resolver: Resolver,
     next: Mono,
@@ -116,7 +118,7 @@ impl Janitor {
             Event::Due { round, jitter } => self.due(round, jitter, now),
             Event::Answered { ticket, answer } => self.answered(ticket, answer, now),
             Event::IntentSeen => {
-                self.watch.intent = true;
+                self.intent_seen();
                 Vec::new()
             }
             Event::NospaceSeen => self.nospace_seen(now),
@@ -228,12 +230,17 @@ impl Janitor {
         if let Answer::Looked(look) = &answer
             && self.foreign_intent(look).is_some()
         {
-            self.watch.intent = true;
+            self.intent_seen();
         }
         if let Some(rescue) = self.rescue.as_mut().filter(|rescue| rescue.awaits(ticket)) {
             return rescue.answer(ticket, answer, now);
         }
         self.with_round(|round| round.answer(ticket, answer, now))
+    }
+
+    fn intent_seen(&mut self) {
+        self.watch.intent = true;
+        self.watch.again = self.watch.awaiting.is_some();
     }
 
     /// An intent that no round of ours owns and whose writer does not stand in the queue. One for a member that has left
@@ -306,7 +313,7 @@ impl Janitor {
             }
             self.watch.resolver.reset();
             // One whose owner stands in the queue is its owner's, until the owner's lease runs out: look again.
-            self.watch.intent = records.intent.is_some();
+            self.watch.intent = records.intent.is_some() || std::mem::take(&mut self.watch.again);
             if records.intent.as_ref().is_some_and(|stored| stored.value.is_err()) {
                 // Nobody of this release can settle it; it blocks until somebody who can read it does.
                 self.watch.next = now.mono + self.policy.retry_every;

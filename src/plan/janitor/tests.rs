@@ -1,7 +1,7 @@
 //! What one janitor does about what it is told, without any etcd.
 
 use super::*;
-use crate::plan::cluster::Listing;
+use crate::plan::cluster::{Listing, Records};
 use crate::plan::forecast::Rates;
 use crate::plan::rule::Rule;
 
@@ -71,6 +71,23 @@ fn while_etcd_is_away_an_idle_janitor_looks_twice_a_minute() {
         }
     }
     assert!((15..=20).contains(&looks), "{looks} looks in ten minutes");
+}
+
+/// Nothing else tells of it: it would lie there for good.
+#[test]
+fn an_intent_that_is_written_while_a_look_is_under_way_is_looked_after() {
+    for told_meanwhile in [true, false] {
+        let mut janitor = janitor();
+        let steps = janitor.on(Event::IntentSeen, at(0));
+        let [Step::Do { ticket, .. }] = steps[..] else { panic!("{steps:?}") };
+        if told_meanwhile {
+            assert!(janitor.on(Event::IntentSeen, at(1)).is_empty(), "one look at a time");
+        }
+        let Answer::Looked(mut look) = nothing(at(0)) else { unreachable!() };
+        look.records = Ok(Records::default());
+        janitor.on(Event::Answered { ticket, answer: Answer::Looked(look) }, at(2));
+        assert_eq!(janitor.wake_at().is_some(), told_meanwhile);
+    }
 }
 
 #[test]
