@@ -315,6 +315,10 @@ impl World {
                     By::Janitor(other) if self.held_up(&other, begun.begun) => {
                         Some("overlap: the other was paused in the window")
                     }
+                    // Deputies who have been calm for different times act for the same member: it is still the only one.
+                    By::Janitor(earlier) if call.rescue && earlier.rescue && other == index => {
+                        Some("a second rescuer of the same member")
+                    }
                     By::Operator if begun.begun >= call.look_begun => Some("overlap: an operator began after the look"),
                     _ => None,
                 };
