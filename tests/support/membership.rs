@@ -1,5 +1,7 @@
 //! What tests do to the members of a running cluster.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::MemberAddOptions;
@@ -36,6 +38,33 @@ impl Cluster {
         let ended = process.exited(limit).await;
         assert!(ended.is_some(), "{} still runs after {limit:?}", member.name);
         member.process = None;
+    }
+
+    /// Every member ends and begins anew with what was saved by `etcdctl snapshot save`, under the same ids.
+    pub async fn restore(&mut self, backup: &Path) {
+        for index in 0..self.members.len() {
+            self.kill(index);
+            let member = &self.members[index];
+            fs::remove_dir_all(&member.data_dir).expect("a member that has ended leaves its folder alone");
+            let args = [
+                format!("--name={}", member.name),
+                format!("--data-dir={}", member.data_dir.display()),
+                format!("--initial-cluster={}", self.initial_cluster()),
+                format!("--initial-cluster-token={}", self.token),
+                format!("--initial-advertise-peer-urls={}", member.peer_url),
+            ];
+            let args = args.iter().map(String::as_str);
+            let words: Vec<&str> =
+                ["snapshot", "restore", backup.to_str().expect("a path in UTF-8")].into_iter().chain(args).collect();
+            let output = self.etcdctl_command(&member.client_url, &words).output().await.expect("etcdctl can run");
+            assert!(output.status.success(), "{output:?}");
+        }
+        for index in 0..self.members.len() {
+            self.launch(index);
+        }
+        for index in 0..self.members.len() {
+            self.expect_up(index).await;
+        }
     }
 
     /// Starts a stopped member again on its data and waits until it serves.
