@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use memchr::{memchr, memmem, memrchr};
 use serde_json::Value;
 
 /// A connection that is kept open between requests and made again after errors.
@@ -82,23 +83,25 @@ fn response(stream: &mut BufReader<TcpStream>) -> io::Result<(u16, String, bool)
     if chunked {
         loop {
             let size = usize::from_str_radix(&line(stream)?, 16).map_err(|_| bad("bad chunk"))?;
-            let start = body.len();
-            body.resize(start + size, 0);
-            stream.read_exact(&mut body[start..])?;
+            read_exactly(stream, size, &mut body)?;
             line(stream)?;
             if size == 0 {
                 break;
             }
         }
     } else if let Some(length) = length {
-        body.resize(length, 0);
-        stream.read_exact(&mut body)?;
+        read_exactly(stream, length, &mut body)?;
     } else {
         keep = false;
         stream.read_to_end(&mut body)?;
     }
     let body = String::from_utf8(body).map_err(|_| bad("the body is not text"))?;
     Ok((status, body, keep))
+}
+
+fn read_exactly(stream: &mut BufReader<TcpStream>, length: usize, body: &mut Vec<u8>) -> io::Result<()> {
+    let read = stream.take(length as u64).read_to_end(body)?;
+    if read < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
@@ -173,7 +176,7 @@ impl Metrics {
     pub fn parse(text: &str) -> Self {
         let mut metrics = Self::default();
         let (mut started_snapshots, mut handled_snapshots) = (0, 0);
-        for sample in samples(text).filter(|sample| wanted(sample.name)) {
+        for sample in wanted(text).filter_map(sample) {
             let value = sample.value().unwrap_or_default();
             // Whole numbers only, and far below 2^53.
             let count = value as u64;
@@ -236,22 +239,38 @@ impl Metrics {
     }
 }
 
-/// Most of the page is histograms. The judge reads it up to fifty times a second and
-/// shares the machine with what it judges, so it parses no number in vain.
-fn wanted(name: &str) -> bool {
-    [
-        "grpc_server_",
-        "etcd_server_",
-        "etcd_disk_",
-        "etcd_mvcc_",
-        "etcd_debugging_server_",
-        "etcd_debugging_mvcc_c",
-        COMPACTIONS,
-        "process_start",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
-        && !name.ends_with("_bucket")
+/// Where the lines are that the judge needs. Most of the page is other methods and histograms. The judge reads it up to fifty
+/// times a second and shares the machine with what it judges, in a build that is not optimized: so it looks at no other line.
+fn wanted(text: &str) -> impl Iterator<Item = &str> {
+    const MARKS: [&str; 17] = [
+        "grpc_method=\"Defragment\"",
+        "grpc_method=\"Snapshot\"",
+        "\netcd_server_id{",
+        "\netcd_server_is_leader ",
+        "\netcd_server_has_leader ",
+        "\netcd_server_leader_changes_seen_total ",
+        "\netcd_server_proposals_committed_total ",
+        "\netcd_disk_defrag_inflight ",
+        "\netcd_disk_backend_defrag_duration_seconds_sum ",
+        "\netcd_disk_backend_defrag_duration_seconds_count ",
+        "\netcd_mvcc_db_total_size_in_bytes ",
+        "\netcd_mvcc_db_total_size_in_use_in_bytes ",
+        "\netcd_debugging_server_lease_expired_total ",
+        "\netcd_debugging_mvcc_current_revision ",
+        "\netcd_debugging_mvcc_compact_revision ",
+        "\netcd_debugging_mvcc_db_compaction_total_duration_milliseconds_count ",
+        "\nprocess_start_time_seconds ",
+    ];
+    MARKS.iter().flat_map(move |mark| {
+        let page = text.as_bytes();
+        memmem::find_iter(page, mark).map(move |at| {
+            // A mark that begins with the end of the line before is found there.
+            let at = at + usize::from(mark.starts_with('\n'));
+            let begin = memrchr(b'\n', &page[..at]).map_or(0, |end| end + 1);
+            let end = memchr(b'\n', &page[at..]).map_or(page.len(), |end| at + end);
+            &text[begin..end]
+        })
+    })
 }
 
 /// One line of a metrics page.
@@ -276,13 +295,15 @@ impl<'a> MetricSample<'a> {
 }
 
 pub fn samples(text: &str) -> impl Iterator<Item = MetricSample<'_>> {
-    text.lines().filter_map(|line| {
-        if line.starts_with('#') {
-            return None;
-        }
-        let end = line.find(['{', ' '])?;
-        let (name, rest) = line.split_at(end);
-        let (labels, value) = rest.rsplit_once(' ')?;
-        Some(MetricSample { name, labels: labels.trim_start_matches('{').trim_end_matches('}'), value })
-    })
+    text.lines().filter_map(sample)
+}
+
+fn sample(line: &str) -> Option<MetricSample<'_>> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let end = line.find(['{', ' '])?;
+    let (name, rest) = line.split_at(end);
+    let (labels, value) = rest.rsplit_once(' ')?;
+    Some(MetricSample { name, labels: labels.trim_start_matches('{').trim_end_matches('}'), value })
 }
