@@ -212,7 +212,11 @@ class Balancer(threading.Thread):
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self.pipe(reader, back), self.pipe(there, writer))
+        try:
+            await asyncio.gather(self.pipe(reader, back), self.pipe(there, writer))
+        except asyncio.CancelledError:
+            # The balancer ends. Let out, it would be printed as an error of the stream.
+            pass
 
     @staticmethod
     async def pipe(reader, writer):
