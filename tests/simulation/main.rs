@@ -3,6 +3,7 @@
 //! A world is made of a seed and nothing else. `SEED=n cargo test --test simulation` runs one world and prints its
 //! trace when it fails; `SIM_STEPS=n` sets how many events are delivered to plans before the run is content.
 
+mod audit;
 mod directed;
 mod execute;
 mod faults;
