@@ -306,6 +306,7 @@ impl Janitor {
             self.watch.next = now.mono + self.policy.retry_every;
             return;
         };
+        let again = std::mem::take(&mut self.watch.again);
         if self.watch.intent {
             if let Some((revision, intent)) = self.foreign_intent(look) {
                 let intent = intent.clone();
@@ -313,7 +314,7 @@ impl Janitor {
             }
             self.watch.resolver.reset();
             // One whose owner stands in the queue is its owner's, until the owner's lease runs out: look again.
-            self.watch.intent = records.intent.is_some() || std::mem::take(&mut self.watch.again);
+            self.watch.intent = records.intent.is_some() || again;
             if records.intent.as_ref().is_some_and(|stored| stored.value.is_err()) {
                 // Nobody of this release can settle it; it blocks until somebody who can read it does.
                 self.watch.next = now.mono + self.policy.retry_every;
