@@ -350,11 +350,12 @@ impl Rescue {
             }
             Err(blocked) => {
                 self.calm.disturb();
-                if stand_back::open(look).next().is_some() {
+                let open = stand_back::open(look).next();
+                if open.is_some() {
                     self.calm.is_nobodys(look);
                 }
                 // Of a janitor or of a round: an operator's was noticed as such.
-                if let Some(member) = stand_back::open(look).next()
+                if let Some(member) = open
                     && blocked.reason == Reason::ForeignDefrag
                     && self.stand_back.ends().is_none()
                 {

@@ -33,7 +33,7 @@ pub fn all() -> Vec<Property<Rescue>> {
         Property::always(CLEARED_WHEN_SMALL, |_, world: &World| {
             world.nospace || world.members.iter().all(|member| member.small)
         }),
-        // Nobody else's are there where this is asked.
+        // Broken, as it should be, where there is an operator.
         Property::always(NOT_MISTAKEN, |model: &Rescue, world: &World| {
             !world.procs.iter().any(|proc| proc.plan.is_some_and(|plan| model.plans.view(plan).stands_back))
         }),
