@@ -104,7 +104,7 @@ def story(options):
                 janitors.all_done()
                 compactions = [event for janitor in janitors.all for event in janitor.events()
                                if event.get("task") == "compaction" and event.get("outcome") == "done"]
-                rows.append([f"the janitors: {len(compactions)} compactions, a round "
+                rows.append([f"the janitors: compactions: {len(compactions)}; a round "
                              f"({members.defrags()[1] - took:.1f} s of defrags)", f"{time.monotonic() - begun:.0f} s",
                              sizes(members)])
         with Members(3, data=data) as members:
