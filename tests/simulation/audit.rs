@@ -171,9 +171,10 @@ impl World {
         for k in first..=last {
             let needed = self.judge.needed.get(&k).cloned().unwrap_or_default();
             for voter in self.cluster.voters().collect::<Vec<_>>() {
-                let outcome = self.cluster.store.outcome(self.round(voter, k), self.member_id(voter));
+                let round = self.round(voter, k * self.schedule_of(voter).times);
+                let outcome = self.cluster.store.outcome(round, self.member_id(voter));
                 if needed[voter] && !matches!(outcome, Some((Outcome::Done, _))) {
-                    self.fail(format!("m{voter} needed a defrag in {} and got {outcome:?}", self.round(voter, k)));
+                    self.fail(format!("m{voter} needed a defrag in {round} and got {outcome:?}"));
                 }
             }
         }

@@ -177,7 +177,7 @@ impl World {
     /// Finds the next firing by the process's wall clock; `catch_up`: and the last one, if it was missed.
     pub fn set_calendar(&mut self, janitor: usize, catch_up: bool) {
         let shown = self.now as i64 + self.procs[janitor].offset;
-        let period = (self.setup.period * SEC) as i64;
+        let period = (self.setup.period / self.schedule_of(janitor).times * SEC) as i64;
         let first = self.due_for(janitor, 0) as i64;
         let next = ((shown - first).div_euclid(period) + 1).max(0) as u64;
         let window = self.setup.policy.window.as_micros() as i64;
@@ -202,8 +202,8 @@ impl World {
         if !jitter.is_zero() {
             self.tally.fault(Fault::Jitter);
         }
-        if self.setup.other_schedule.is_some_and(|(other, _)| other == janitor) {
-            self.tally.fault(Fault::OtherSchedule);
+        if let Some(other) = self.setup.other_schedule.filter(|other| other.janitor == janitor) {
+            self.tally.fault(if other.times == 1 { Fault::OtherSchedule } else { Fault::OtherPeriod });
         }
         if self.cluster.members[janitor].learner {
             self.tally.fault(Fault::Learner);

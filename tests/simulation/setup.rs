@@ -133,6 +133,16 @@ pub enum Forbidden {
     DiskFull,
 }
 
+/// One janitor's schedule, or its time zone, is not the others'.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherSchedule {
+    pub janitor: usize,
+    /// Seconds after the others.
+    pub shift: u64,
+    /// So many firings while the others have one.
+    pub times: u64,
+}
+
 /// One world.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -141,8 +151,7 @@ pub struct Setup {
     pub learners: usize,
     /// Members that may be added.
     pub spares: usize,
-    /// One janitor fires so many seconds after the others.
-    pub other_schedule: Option<(usize, u64)>,
+    pub other_schedule: Option<OtherSchedule>,
     pub policy: Policy,
     /// What etcd grants, whatever the policy says.
     pub ttl: Duration,
@@ -230,7 +239,10 @@ impl Setup {
         setup.learners = usize::from(voters > 2 && rng.per_mille(200));
         setup.spares = if voters > 1 { rng.within(0, 2) as usize } else { 0 };
         if rng.per_mille(200) {
-            setup.other_schedule = Some((rng.index(voters), rng.pick(&[1, 7, 30, 300, 1_200, 1_800, 3_600])));
+            let times = rng.pick(&[1, 1, 2, 3]);
+            // Its rounds must end before the next one, and leave time for everybody.
+            let shifts: &[u64] = if times == 1 { &[1, 7, 30, 300, 1_200, 1_800, 3_600] } else { &[0, 1, 7, 30] };
+            setup.other_schedule = Some(OtherSchedule { janitor: rng.index(voters), shift: rng.pick(shifts), times });
         }
         setup.churning = rng.per_mille(500);
         setup.jitter = Duration::from_secs(rng.pick(&[0, 0, 5, 40]));
@@ -263,8 +275,8 @@ impl Setup {
             setup.forbid(Forbidden::SmallCluster);
         }
         // Everybody's round ends before the next one is due.
-        let shift = setup.other_schedule.map_or(0, |(_, shift)| shift);
-        setup.policy.window = setup.policy.window.min(Duration::from_secs(setup.period - shift - 120));
+        let (shift, times) = setup.other_schedule.map_or((0, 1), |other| (other.shift, other.times));
+        setup.policy.window = setup.policy.window.min(Duration::from_secs(setup.period / times - shift - 120));
         // Files that are always full are never rescued.
         setup.policy.rescue = !setup.churning && rng.per_mille(400);
         setup

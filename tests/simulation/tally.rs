@@ -55,6 +55,8 @@ pub enum Fault {
     Jitter,
     /// One janitor's schedule, or its time zone, is another.
     OtherSchedule,
+    /// It fires twice or thrice as often as the others.
+    OtherPeriod,
     MissedFiring,
     Nospace,
     Corrupt,
@@ -102,6 +104,7 @@ impl Fault {
         Fault::WallJump,
         Fault::Jitter,
         Fault::OtherSchedule,
+        Fault::OtherPeriod,
         Fault::MissedFiring,
         Fault::Nospace,
         Fault::Corrupt,

@@ -16,7 +16,7 @@ use super::look::{PendingLook, Question};
 use super::model::{Cluster, MS, Open, SEC, Us};
 use super::process::Proc;
 use super::rng::Rng;
-use super::setup::{Mutant, Setup};
+use super::setup::{Mutant, OtherSchedule, Setup};
 use super::shown::{brief, verb};
 use super::tally::{Fault, Tally};
 
@@ -228,10 +228,15 @@ impl World {
         FIRST_DUE + k * self.setup.period * SEC
     }
 
-    /// The firing of one janitor, whose schedule may be another than the others'.
+    pub fn schedule_of(&self, janitor: usize) -> OtherSchedule {
+        let other = self.setup.other_schedule.filter(|other| other.janitor == janitor);
+        other.unwrap_or(OtherSchedule { janitor, shift: 0, times: 1 })
+    }
+
+    /// The `k`-th firing of one janitor.
     pub fn due_for(&self, janitor: usize, k: u64) -> Us {
-        let shift = self.setup.other_schedule.filter(|(other, _)| *other == janitor).map_or(0, |(_, shift)| shift);
-        self.due_at(k) + shift * SEC
+        let OtherSchedule { shift, times, .. } = self.schedule_of(janitor);
+        FIRST_DUE + (shift + k * self.setup.period / times) * SEC
     }
 
     pub fn round(&self, janitor: usize, k: u64) -> RoundId {
