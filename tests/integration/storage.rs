@@ -39,7 +39,7 @@ fn assert_failed_alone(round: &records::Round, member: usize, reasons: &[&str]) 
 #[tokio::test]
 async fn a_rename_that_fails_ends_the_member_and_is_not_tried_again() {
     let mut cluster = Cluster::start(Spec::default()).await;
-    // Long enough for a judge that looks fifty times a second.
+    // Long enough for a judge that looks 25 times a second.
     ballast(&cluster, 32).await;
     let broken = cluster.follower().await;
     let strace = Strace::attach(cluster.member(broken), Injection::Eio).await;

@@ -14,13 +14,13 @@ use super::history::{History, Sample, Track};
 use super::scrape::{Connection, Metrics};
 
 /// While a defrag is open on any member: who overlaps is told to this.
-const BUSY_INTERVAL: Duration = Duration::from_millis(20);
+const BUSY_INTERVAL: Duration = Duration::from_millis(40);
 
 /// While none is. A page costs etcd 5 ms of computing: fifty a second from each
 /// of three members would take half of a small machine and cause the slow
 /// answers and elections that are then recorded. An unstretched defrag of an
 /// empty database falls between two readings and is known by its counters.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// A member that has not answered by then is recorded as silent. Members in
 /// mid-defrag on a busy machine have taken half a second.
