@@ -67,7 +67,8 @@ test: tools ## run every test against real etcd clusters
 	ETCD_SECURED=1 cargo test --locked --test integration -- one_round_defragments_every_member_one_at_a_time
 	cargo test --locked -- --test-threads $(test_threads)
 
-# The crowd alone: it needs both processors.
+# The crowd alone: it needs both processors. On 3.5.1 no member is killed in its defrag: what that does to its data
+# (etcd-io/etcd#14685) is why the release is refused, and no janitor can help it.
 # Secured: not identity, outsiders, reload, window and cli, which bring addresses of their own, in clear text.
 .PHONY: matrix
 matrix: tools ## fifty rounds under writes, every etcd release, every fault at every step
@@ -76,8 +77,9 @@ matrix: tools ## fifty rounds under writes, every etcd release, every fault at e
 	cargo test --locked --test integration -- --test-threads $(test_threads) --ignored --skip an_earlier_janitor --skip rescue::soak --skip crowd::
 	cargo test --locked --test integration -- --ignored crowd::
 	for release in 3.4.23 3.5.1 3.5.16; do \
+		skip=; [ $$release != 3.5.1 ] || skip='--skip a_member_that_is_killed_in_mid_defrag'; \
 		ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
-			--include-ignored --skip an_earlier_janitor rounds:: faults:: guards:: mixed::; \
+			--include-ignored --skip an_earlier_janitor $$skip rounds:: faults:: guards:: mixed::; \
 	done
 	for release in 3.4.23 3.5.16 3.5.30; do \
 		ETCD_SECURED=1 ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
