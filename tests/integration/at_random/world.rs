@@ -1,5 +1,6 @@
 //! The cluster that is tormented, its clients, and its judge.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,12 @@ impl World {
         // Once more, and then the sizes stay as they are.
         self.garbage.abort();
         let url = self.cluster.member(leader).client_url.clone();
-        within("there is something to defragment", Duration::from_secs(60), || waste(&url)).await?;
+        let why = RefCell::new(String::new());
+        within("there is something to defragment", RECOVERY, || async {
+            waste(&url, Duration::from_secs(30)).await.map_err(|error| why.replace(error)).ok()
+        })
+        .await
+        .map_err(|late| format!("{late}: {}", why.borrow()))?;
         within("every member is defragmented again", RECOVERY, || async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let now = self.defrag_counts();
@@ -149,7 +155,7 @@ impl World {
 async fn make_garbage(urls: Vec<String>) {
     loop {
         for url in &urls {
-            if waste(url).await.is_some() {
+            if waste(url, Duration::from_secs(5)).await.is_ok() {
                 break;
             }
         }
@@ -157,15 +163,17 @@ async fn make_garbage(urls: Vec<String>) {
     }
 }
 
-async fn waste(url: &str) -> Option<()> {
-    let patience = Duration::from_secs(5);
-    let mut client = Client::connect([url], None).await.ok()?;
+/// `patience`: with each request. The member may be in its own defrag.
+async fn waste(url: &str, patience: Duration) -> Result<(), String> {
+    let slow = |_| format!("no answer in {patience:?}");
+    let mut client = Client::connect([url], None).await.map_err(|error| error.to_string())?;
     let mut revision = 0;
     for version in 0..128 {
         let put = client.put(format!("garbage/{}", version % 4), vec![b'x'; 64 << 10], None::<PutOptions>);
-        revision = timeout(patience, put).await.ok()?.ok()?.header()?.revision();
+        let answer = timeout(patience, put).await.map_err(slow)?.map_err(|error| format!("put: {error}"))?;
+        revision = answer.header().expect("etcd says where").revision();
     }
     let compact = client.compact(revision, Some(CompactionOptions::new().with_physical()));
-    timeout(patience, compact).await.ok()?.ok()?;
-    Some(())
+    timeout(patience, compact).await.map_err(slow)?.map_err(|error| format!("compact: {error}"))?;
+    Ok(())
 }
