@@ -269,7 +269,7 @@ async fn the_page_in_a_browser() {
     browser.judge(&still, "after-a-round").await;
     assert_keyboard(&browser).await;
     let shown = browser.script("return document.body.innerText").await.as_str().expect("text").to_owned();
-    for wanted in ["m0", "m1", "m2", "Sizes, last 24 hours", "Last decisions", "History"] {
+    for wanted in ["m0", "m1", "m2", "Sizes, last hour", "Last decisions", "History"] {
         assert!(shown.contains(wanted), "{wanted}: {shown}");
     }
 

@@ -467,6 +467,24 @@ async fn pictures_of_odd_figures_stay_pictures() {
     assert!(page.contains("0 compactions."), "{page}");
 }
 
+/// One that was just started has a picture too.
+#[tokio::test]
+async fn the_chart_is_as_long_as_what_is_known() {
+    // A sample every 144 seconds, the newest now.
+    for (samples, called, wanted) in [
+        (1, "last hour", "M720 "),
+        (20, "last hour", "45 min</text>"),
+        (60, "last 4 hours", "3 h</text>"),
+        (600, "last 24 hours", "18 h</text>"),
+    ] {
+        let mut snapshot = sample::known();
+        snapshot.sizes.drain(..600 - samples);
+        let page = start(snapshot).await.get("/").await.body;
+        assert!(page.contains(&format!("<h2>Sizes, {called}</h2>")), "{samples} samples: {page}");
+        assert!(page.contains(wanted), "{samples} samples: {page}");
+    }
+}
+
 fn at(listen: std::net::SocketAddr) -> Config {
     let mut config = Config::default();
     config.http.listen = listen;

@@ -18,17 +18,28 @@ const FOOT: f64 = 12.0;
 /// Between two samples further apart nothing is known.
 const GAP: TimeDelta = TimeDelta::minutes(15);
 
-/// The local member's sizes over the last day.
+/// What fits a janitor that was started a moment ago, and one that has run for days: how it is called, minutes in all,
+/// and what stands at the quarters.
+const SPANS: [(&str, i64, [&str; 4]); 3] = [
+    ("hour", 60, ["1 h ago", "45 min", "30 min", "15 min"]),
+    ("4 hours", 240, ["4 h ago", "3 h", "2 h", "1 h"]),
+    ("24 hours", 1440, ["24 h ago", "18 h", "12 h", "6 h"]),
+];
+
+/// The local member's sizes over the last day, or the part of it that is known.
 pub(super) fn sizes(html: &mut Html, snapshot: &Snapshot, now: DateTime<Utc>) {
-    let from = now - TimeDelta::days(1);
+    let oldest = snapshot.sizes.iter().map(|sample| now - sample.at).max().unwrap_or_default();
+    let (called, minutes, quarters) =
+        SPANS.into_iter().find(|(_, minutes, _)| oldest <= TimeDelta::minutes(*minutes)).unwrap_or(SPANS[2]);
+    let from = now - TimeDelta::minutes(minutes);
     let samples: Vec<_> = snapshot.sizes.iter().filter(|sample| sample.at >= from && sample.at <= now).collect();
-    html.raw("<figure>\n<h2>Sizes, last 24 hours</h2>\n");
+    let _ = writeln!(html.0, "<figure>\n<h2>Sizes, last {called}</h2>");
     let (Some(newest), Some(most)) = (samples.last(), samples.iter().map(|sample| sample.db_size).max()) else {
         html.raw("<p class=\"m\">no sample yet</p>\n</figure>\n");
         return;
     };
     let top = most.max(1) as f64 * 1.1;
-    let x = |at: DateTime<Utc>| (at - from).num_seconds() as f64 / 86_400.0 * WIDTH;
+    let x = |at: DateTime<Utc>| (at - from).num_seconds() as f64 / (minutes * 60) as f64 * WIDTH;
     let y = |size: u64| HEIGHT - FOOT - size as f64 / top * (HEIGHT - FOOT);
     let local = snapshot.local;
     let defrags: Vec<_> = snapshot
@@ -53,23 +64,20 @@ pub(super) fn sizes(html: &mut Html, snapshot: &Snapshot, now: DateTime<Utc>) {
         HEIGHT + 14.0,
         Escaped(&told)
     );
-    for hours in [0, 6, 12, 18, 24] {
-        let at = f64::from(hours) / 24.0 * WIDTH;
+    for (quarter, label) in quarters.into_iter().chain(["now"]).enumerate() {
+        let at = quarter as f64 / 4.0 * WIDTH;
+        let anchor = ["start", "middle", "middle", "middle", "end"][quarter];
         let _ = writeln!(html.0, "<path class=\"g\" d=\"M{at:.0} 0V{:.0}\"></path>", HEIGHT - FOOT);
-        let (anchor, label) = match hours {
-            0 => ("start", "24 h ago".to_owned()),
-            24 => ("end", "now".to_owned()),
-            _ => ("middle", format!("{} h", 24 - hours)),
-        };
         let _ = writeln!(html.0, "<text x=\"{at:.0}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>", HEIGHT + 11.0);
     }
     let mut file = String::new();
     let mut in_use = String::new();
     let mut before: Option<DateTime<Utc>> = None;
     for sample in &samples {
-        let step = if before.is_some_and(|before| sample.at - before < GAP) { 'L' } else { 'M' };
-        let _ = write!(file, "{step}{:.0} {:.1}", x(sample.at), y(sample.db_size));
-        let _ = write!(in_use, "{step}{:.0} {:.1}", x(sample.at), y(sample.db_size_in_use));
+        // One alone is a point, which nobody would see.
+        let (step, dot) = if before.is_some_and(|before| sample.at - before < GAP) { ('L', "") } else { ('M', "h-2") };
+        let _ = write!(file, "{step}{:.0} {:.1}{dot}", x(sample.at), y(sample.db_size));
+        let _ = write!(in_use, "{step}{:.0} {:.1}{dot}", x(sample.at), y(sample.db_size_in_use));
         before = Some(sample.at);
     }
     let _ = writeln!(html.0, "<path class=\"size\" d=\"{file}\"></path>\n<path class=\"used\" d=\"{in_use}\"></path>");
