@@ -9,7 +9,7 @@ use super::progress::Show;
 use super::screen::{Screen, wrap};
 use super::seen::Seen;
 use super::{ATTENTION, INTERRUPTED, NOBODY, SKIPPED, UNKNOWN, WELL, eprintln_lossy, printable, runtime};
-use crate::config::{Config, Retention};
+use crate::config::{Config, Guard, Retention};
 use crate::daemon::direct;
 use crate::daemon::once::{self, Left, Stopped, Told};
 use crate::etcd::Clock;
@@ -116,6 +116,11 @@ pub fn plan(seen: &Seen, config: &Config, screen: Screen, now: DateTime<Utc>, ou
     let name = local.map_or("the local member", |member| member.name.as_str());
     let voters = snapshot.members.iter().filter(|member| member.role != Role::Learner).count();
     let mut steps = vec!["measure until the figures have been still for 10 s, and ask the rule".to_owned()];
+    if voters < 3 && config.defrag.small_cluster == Guard::Skip {
+        let reason = Reason::SmallCluster;
+        steps.push(format!("go no further: skipped({reason}), with {voters} voter(s). {}", reason.remedy()));
+        return numbered(&steps, screen, out);
+    }
     steps.push(match snapshot.queue.as_slice() {
         _ if voters < 2 => "take no turn: there is one voter".to_owned(),
         [] => "take the turn: it is free".to_owned(),

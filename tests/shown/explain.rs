@@ -7,7 +7,7 @@ use etcd_janitor::cli::once::plan;
 use etcd_janitor::cli::screen::Screen;
 use etcd_janitor::cli::seen::Seen;
 use etcd_janitor::cli::status::Format;
-use etcd_janitor::config::Config;
+use etcd_janitor::config::{Config, Guard};
 use etcd_janitor::plan::member::MemberId;
 use etcd_janitor::plan::reason::{Blocked, Failure, Outcome, Reason};
 use etcd_janitor::plan::snapshot::*;
@@ -127,14 +127,21 @@ fn who_was_defragmented_when() {
 
 #[test]
 fn what_a_round_would_do() {
-    let planned = |change: fn(&mut Snapshot)| {
+    let planned_by = |config: &Config, change: fn(&mut Snapshot)| {
         let mut state = well();
         change(&mut state);
         let mut out = Vec::new();
         let seen = Seen { snapshot: state, without_daemon: None };
-        plan(&seen, &Config::default(), Screen::PLAIN, now(), &mut out).expect("a Vec takes everything");
+        plan(&seen, config, Screen::PLAIN, now(), &mut out).expect("a Vec takes everything");
         String::from_utf8(out).expect("text")
     };
+    let planned = |change| planned_by(&Config::default(), change);
+    let alone = |state: &mut Snapshot| {
+        state.members.truncate(1);
+        state.members[0].id = MemberId(0xa1);
+    };
+    let mut allowed = Config::default();
+    allowed.defrag.small_cluster = Guard::Allow;
     let parts = [
         planned(|_| {}),
         planned(|s| {
@@ -142,10 +149,8 @@ fn what_a_round_would_do() {
             s.queue = vec!["etcd-2".into()];
             s.hold = Some(hold());
         }),
-        planned(|s| {
-            s.members.truncate(1);
-            s.members[0].id = MemberId(0xa1);
-        }),
+        planned(alone),
+        planned_by(&allowed, alone),
     ];
     snapshot("plan", &parts.join("\n"));
 }
