@@ -30,6 +30,9 @@ const TROUBLE_LONGEST: Duration = Duration::from_secs(600);
 const AGAIN: Duration = Duration::from_secs(10);
 /// How often the proof and the records are tried.
 const ATTEMPTS: u32 = 5;
+/// How often figures are made fresh after a compaction. One write is not always enough: what a reader (a backup, a long
+/// range) still held when the last write began is freed by the next one, and counted by the one after it.
+const REFRESHES: u8 = 3;
 
 impl Rescue {
     /// Acts on what is next if it is ours to act and was the same for long enough. Answers what is in the way.
@@ -72,7 +75,7 @@ impl Rescue {
             return Err(self.dead_end(look, too_large, leads, now));
         }
         self.stuck = None;
-        self.refreshed = false;
+        self.refreshes = 0;
         if still < STILL_FOR || !ours {
             return Ok(());
         }
@@ -234,10 +237,10 @@ impl Rescue {
             self.compact(steps);
             return true;
         }
-        if self.refreshed || still < STILL_FOR {
+        if self.refreshes >= REFRESHES || still < STILL_FOR {
             return false;
         }
-        self.refreshed = true;
+        self.refreshes += 1;
         let alarms = look.alarms();
         let has = |id: MemberId| alarms.iter().any(|alarm| alarm.member == id);
         let lacking = look.members.iter().map(|member| member.id).find(|id| !has(*id));
@@ -298,7 +301,7 @@ impl Rescue {
             self.story.compacted(compaction.revision);
             // What it frees is not in the figures of the look that asked for it, nor surely in the next one's.
             self.calm.disturb();
-            self.refreshed = false;
+            self.refreshes = 0;
             if let Some(stuck) = &mut self.stuck {
                 let (first, _) = stuck.compacted.unwrap_or((now.mono, now.mono));
                 stuck.compacted = Some((first, now.mono));

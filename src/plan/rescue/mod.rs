@@ -153,8 +153,8 @@ pub struct Rescue {
     before: Option<Before>,
     compaction: Option<(Compaction, Mono)>,
     stuck: Option<Stuck>,
-    /// The figures were made fresh since they last changed.
-    refreshed: bool,
+    /// How often the figures were made fresh since the last compaction.
+    refreshes: u8,
     /// HashKV was compared since the last defrag.
     compared: bool,
     draining: bool,
@@ -187,7 +187,7 @@ impl Rescue {
             before: None,
             compaction: None,
             stuck: None,
-            refreshed: false,
+            refreshes: 0,
             compared: false,
             draining: false,
             call: None,

@@ -8,9 +8,11 @@ fn a_dead_end_is_said_once_with_the_remedy_and_left_when_something_changes() {
     assert_eq!(leader.action(0), Action::CompactForRescue);
     leader.compacted(Some(at(25)), Outcome::Skipped(Reason::NotNeeded));
     // The figures may be stale, whatever can be compacted later: one write that etcd takes.
-    assert_eq!(leader.action(12), Action::Refresh { raise: MemberId(1), clear_first: true });
-    leader.answer(Answer::Refreshed(Ok(())));
-    leader.pass(8);
+    for after in [12, 2, 2] {
+        assert_eq!(leader.action(after), Action::Refresh { raise: MemberId(1), clear_first: true });
+        leader.answer(Answer::Refreshed(Ok(())));
+    }
+    leader.pass(4);
     assert!(leader.open.is_empty());
     assert_eq!(leader.blocked().reason, Reason::NotNeeded);
     assert!(leader.blocked().detail.contains("alarms.compact_to_head"), "{}", leader.blocked());
@@ -35,6 +37,36 @@ fn a_dead_end_is_said_once_with_the_remedy_and_left_when_something_changes() {
     }
     leader.compacted(None, Outcome::Done);
     assert!(matches!(leader.action(14), Action::MoveLeader { .. }));
+    assert_eq!(leader.rescue.blocked, None);
+}
+
+/// A reader held the freed pages during the last write: they are freed by the next one, and counted by the one after it.
+#[test]
+fn figures_are_made_fresh_more_than_once_and_not_for_ever() {
+    let mut leader = Played::new(1, &[(64, 60); 3], policy());
+    leader.action(0);
+    leader.compacted(None, Outcome::Done);
+    let mut refreshed = 0;
+    while leader.now < 300 {
+        leader.pass(1);
+        match leader.open.first().map(|(_, action)| action.clone()) {
+            Some(Action::CompactForRescue) => leader.compacted(None, Outcome::Skipped(Reason::NotNeeded)),
+            Some(Action::Refresh { .. }) => {
+                refreshed += 1;
+                leader.answer(Answer::Refreshed(Ok(())));
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+    assert_eq!(refreshed, 3);
+    // Counted at last.
+    leader.action(0);
+    for index in 0..3 {
+        status(&mut leader.look, index).db_size_in_use = MIB;
+    }
+    leader.compacted(None, Outcome::Skipped(Reason::NotNeeded));
+    leader.pass(14);
     assert_eq!(leader.rescue.blocked, None);
 }
 
@@ -78,8 +110,10 @@ fn what_is_advised_is_what_binds() {
         let outcome = Outcome::Skipped(Reason::NotNeeded);
         let compaction = Compaction { outcome, detail, revision: None, possible_at: Some(at(100)), kept_for };
         leader.answer(Answer::Compacted(compaction));
-        leader.action(12);
-        leader.answer(Answer::Refreshed(Ok(())));
+        for after in [12, 2, 2] {
+            leader.action(after);
+            leader.answer(Answer::Refreshed(Ok(())));
+        }
         leader.pass(3);
         let told = &leader.blocked().detail;
         assert_eq!(told.contains("compact_to_head"), advised, "{told}");
