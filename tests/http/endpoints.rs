@@ -472,7 +472,7 @@ async fn pictures_of_odd_figures_stay_pictures() {
 async fn the_chart_is_as_long_as_what_is_known() {
     // A sample every 144 seconds, the newest now.
     for (samples, called, wanted) in [
-        (1, "last hour", "M720 "),
+        (1, "last hour", "h-2\"></path>\n<path class=\"used\""),
         (20, "last hour", "45 min</text>"),
         (60, "last 4 hours", "3 h</text>"),
         (600, "last 24 hours", "18 h</text>"),
