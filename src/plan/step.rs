@@ -188,8 +188,8 @@ pub enum Action {
     /// Compact what a rescue may. Answer: [`Answer::Compacted`].
     CompactForRescue,
     /// Raise NOSPACE, which is up, in the name of one more member. It is the one write that etcd always takes under
-    /// NOSPACE, and up to 3.5.1 a member counts the pages that a compaction freed only with its next write. Answer:
-    /// [`Answer::Refreshed`].
+    /// NOSPACE, and up to 3.5.1 a member counts the pages that a compaction freed only with its next write, and sometimes
+    /// (3.5.30) the one after that. Answer: [`Answer::Refreshed`].
     Refresh {
         /// In whose name.
         raise: MemberId,

@@ -153,7 +153,7 @@ pub struct Rescue {
     before: Option<Before>,
     compaction: Option<(Compaction, Mono)>,
     stuck: Option<Stuck>,
-    /// How often the figures were made fresh since the last compaction.
+    /// How often the figures were made fresh since the last compaction, or since something else could be done.
     refreshes: u8,
     /// HashKV was compared since the last defrag.
     compared: bool,

@@ -40,7 +40,7 @@ fn a_dead_end_is_said_once_with_the_remedy_and_left_when_something_changes() {
     assert_eq!(leader.rescue.blocked, None);
 }
 
-/// A reader held the freed pages during the last write: they are freed by the next one, and counted by the one after it.
+/// One write did not make a member of 3.5.30 count its free pages, and the next one did.
 #[test]
 fn figures_are_made_fresh_more_than_once_and_not_for_ever() {
     let mut leader = Played::new(1, &[(64, 60); 3], policy());
