@@ -81,10 +81,14 @@ pub fn assert_in_turns(history: &History) {
 /// As etcd saw it: each of these members once, one at a time, never one that
 /// leads, no lease of anybody lost.
 pub fn assert_one_at_a_time(history: &History, members: &[usize]) {
-    let mut defragmented: Vec<usize> = history.defrags().iter().map(|defrag| defrag.member).collect();
+    let mut defrags = history.defrags();
+    // etcd counts a call as failed that it refused because its token had expired since the look; another look and
+    // another call follow. Such a call is over before anybody can see it open.
+    defrags.retain(|defrag| defrag.seen || defrag.finished);
+    let mut defragmented: Vec<usize> = defrags.iter().map(|defrag| defrag.member).collect();
     defragmented.sort();
     assert_eq!(defragmented, members, "{history}");
-    assert!(history.defrags().iter().all(|defrag| defrag.finished), "{history}");
+    assert!(defrags.iter().all(|defrag| defrag.finished), "{history}");
     assert_in_turns(history);
     if history.tracks.len() > 1 {
         // One that may have begun on a leader is judged above: both are taken from the same reading.
