@@ -29,7 +29,7 @@ export PATH := $(PATH):$(tools_dir)/bin
 
 # Tests wait more than they compute: three etcd members and a judge each, on
 # small machines. More at once and elections come from the load, not the test.
-test_threads ?= 3
+test_threads ?= 4
 
 .PHONY: help
 help: ## list the targets
@@ -64,8 +64,7 @@ $(tools_dir)/bin/protox:
 
 .PHONY: test
 test: tools ## run every test against real etcd clusters
-	ETCD_SECURED=1 cargo test --locked --test integration -- one_round_defragments_every_member_one_at_a_time
-	cargo test --locked -- --test-threads $(test_threads)
+	scripts/test.sh $(test_threads)
 
 # The crowd alone: it needs both processors. On 3.5.1 no member is killed in its defrag: what that does to its data
 # (etcd-io/etcd#14685) is why the release is refused, and no janitor can help it.
@@ -78,11 +77,11 @@ matrix: tools ## fifty rounds under writes, every etcd release, every fault at e
 	cargo test --locked --test integration -- --ignored crowd::
 	for release in 3.4.23 3.5.1 3.5.16; do \
 		skip=; [ $$release != 3.5.1 ] || skip='--skip a_member_that_is_killed_in_mid_defrag'; \
-		ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
+		JANITOR_ROUNDS=10 ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
 			--include-ignored --skip an_earlier_janitor $$skip rounds:: faults:: guards:: mixed::; \
 	done
 	for release in 3.4.23 3.5.16 3.5.30; do \
-		ETCD_SECURED=1 ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
+		JANITOR_ROUNDS=10 ETCD_SECURED=1 ETCD_RELEASE=$$release cargo test --locked --test integration -- --test-threads $(test_threads) \
 			--include-ignored --skip rescue::soak rounds:: faults:: guards:: hold:: compaction:: clocks:: rescue::; \
 	done
 

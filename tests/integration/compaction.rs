@@ -184,7 +184,7 @@ async fn old_enough(history: History, dated: Dated, retention: Duration) -> usiz
 /// Its revisions are given again, to younger writes: neither what a janitor remembers nor what is on record names their age.
 #[tokio::test]
 async fn after_a_restore_from_a_backup_what_is_young_is_kept() {
-    const KEPT: Duration = Duration::from_secs(20);
+    const KEPT: Duration = Duration::from_secs(12);
     let mut cluster = Cluster::start(Spec::calm()).await;
     let (recorder, dated) = (Recorder::start(&cluster).await, Dated::start(&cluster).await);
     let mut janitors = janitors(&cluster, &keeping(KEPT, "")).await;

@@ -102,7 +102,7 @@ async fn one_round_defragments_every_member_one_at_a_time() {
 /// `make matrix` sets more rounds.
 #[tokio::test]
 async fn members_take_turns_round_after_round_under_constant_writes() {
-    let rounds = std::env::var("JANITOR_ROUNDS").map_or(10, |text| text.parse().expect("a number of rounds"));
+    let rounds = std::env::var("JANITOR_ROUNDS").map_or(5, |text| text.parse().expect("a number of rounds"));
     let cluster = Cluster::start(stretched(Duration::from_millis(500))).await;
     ballast(&cluster, 68).await;
     let writer = Writer::start(&cluster, "written", Pace { workers: 1, ..Pace::default() }).await;
