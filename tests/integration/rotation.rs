@@ -1,7 +1,10 @@
 //! Certificates that are replaced while the janitor runs, as the kubelet does it: links that are swapped.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
 
 use super::faults::busy;
 use super::rounds::PATIENCE;
@@ -192,6 +195,22 @@ async fn checked(janitor: &Janitor) -> (bool, String) {
 }
 
 /// Names in URLs, in certificates and in the configuration; dates of either side; authorities that are being replaced.
+/// An IPv6 address of a member that listens on IPv4 only, for as long as the test runs.
+async fn relay(member: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.expect("a port of IPv6");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                let mut member = TcpStream::connect(member).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut member).await
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn names_dates_and_authorities_are_judged_on_both_sides() {
     let cluster = Cluster::start(secured(1)).await;
@@ -251,6 +270,14 @@ async fn names_dates_and_authorities_are_judged_on_both_sides() {
     }));
     refused(&[], &["a name that it is for can be set as etcd.tls.server_name"]).await;
     well(&[("TLS__SERVER_NAME", "etcd-0.example")]).await;
+    let six = format!("https://{}", relay(cluster.member(0).client_address()).await);
+    show(&certs.issue("test server", 2100));
+    refused(&[("ENDPOINT", &six)], &["not valid for name", "IpAddress(127.0.0.1)"]).await;
+    show(&certs.issue_with("test server", |params| {
+        // The peers' addresses are of the other kind.
+        params.subject_alt_names.push(rcgen::SanType::IpAddress(Ipv6Addr::LOCALHOST.into()));
+    }));
+    well(&[("ENDPOINT", &six)]).await;
     show(&Pair { cert: good_cert, key: good_key });
     well(&[]).await;
 }
