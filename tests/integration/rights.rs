@@ -393,4 +393,15 @@ async fn a_user_without_any_role_is_named_by_its_missing_rights() {
     says_problem(&janitor, "auth", PATIENCE).await;
     let detail = janitor.status().await["problem"]["detail"].as_str().map(str::to_owned).unwrap_or_default();
     assert!(detail.contains("permission denied"), "{detail}");
+    let checked = text(&janitor.command(&["check", "--output", "json"]).await.stdout);
+    let checked: serde_json::Value = serde_json::from_str(&checked).expect("JSON");
+    let tried = checked["checks"].as_array().expect("checks").iter().filter(|check| check["section"] == "rights");
+    let tried: Vec<_> = tried.map(|check| (check["what"].as_str(), check["result"].as_str())).collect();
+    let expected = [
+        ("keys below /etcd-janitor/ can be read, written and deleted", "failed"),
+        ("compact_rev_key can be read", "failed"),
+        ("a lease can be granted and revoked", "passed"),
+        ("the user may defragment", "failed"),
+    ];
+    assert_eq!(tried, expected.map(|(what, result)| (Some(what), Some(result))), "{checked}");
 }

@@ -22,11 +22,12 @@ pub(super) struct Gathered {
     pub(super) nobody: bool,
 }
 
+const RIGHTS: &str = "rights";
 /// What is asked of etcd once it is known who answers.
 const ASKED_OF_ETCD: [(&str, &str); 8] = [
     ("members", "every member answers, and they agree"),
     ("other janitors", "they are there, with this configuration"),
-    ("rights", "the credentials allow what is needed"),
+    (RIGHTS, "the credentials allow what is needed"),
     ("clocks", "the members' clocks agree"),
     ("quota", "the quotas are known"),
     ("releases", "all members run releases without known defects"),
@@ -66,7 +67,15 @@ pub(super) async fn gather(source: &Source, loaded: &Loaded) -> Gathered {
                     let silent = daemon.as_ref().err().is_some_and(|away| away.silent);
                     nobody = silent && blocked.reason == Reason::EtcdUnavailable;
                     checks.push(Check::blocked("local member", what, &blocked));
-                    checks.extend(unknown());
+                    // Logged in and then refused: which rights are there can be asked all the same.
+                    let lacks_a_right = error.class == Class::Auth && error.method != "Authenticate";
+                    for check in unknown() {
+                        if lacks_a_right && check.section == RIGHTS {
+                            checks.extend(rights(&cluster, config).await);
+                        } else {
+                            checks.push(check);
+                        }
+                    }
                 }
             }
         }
@@ -161,14 +170,13 @@ fn the_daemon(config: &Config) -> std::result::Result<Box<Snapshot>, Away> {
 
 /// What the credentials allow, by trying.
 async fn rights(cluster: &Cluster, config: &Config) -> Vec<Check> {
-    const SECTION: &str = "rights";
     let judged = |what: String, tried: std::result::Result<(), Error>| match tried {
-        Ok(()) => Check::passed(SECTION, what, ""),
+        Ok(()) => Check::passed(RIGHTS, what, ""),
         Err(error) if error.class == Class::Nospace => {
-            let check = Check::passed(SECTION, what, error.text);
+            let check = Check::passed(RIGHTS, what, error.text);
             check.other(Result::NotTried, "NOSPACE is up: etcd refuses every write", "operating.md#nospace")
         }
-        Err(error) => Check::blocked(SECTION, what, &error.blocked()),
+        Err(error) => Check::blocked(RIGHTS, what, &error.blocked()),
     };
     let prefix = &config.etcd.prefix;
     vec![
