@@ -283,7 +283,7 @@ impl Daemon {
 
     fn do_what_is_due(&mut self) {
         let now = self.clock.now();
-        if now.mono >= self.reload.next_check() {
+        if self.reload.is_due(now.mono) {
             self.check_files();
         }
         self.keep_link();

@@ -16,7 +16,9 @@ use crate::plan::step::Event;
 use crate::plan::time::Mono;
 
 /// Content is polled: a ConfigMap or Secret changes by swapping symlinks, which no watch on the file would see.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(6);
+/// So much before its time it is done when the loop is awake: with every poll of the member, and without a wake of its own.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// Which files are watched, and what was last read from them.
 pub(super) struct Reload {
@@ -33,6 +35,10 @@ impl Reload {
 
     pub(super) fn next_check(&self) -> Mono {
         self.next
+    }
+
+    pub(super) fn is_due(&self, now: Mono) -> bool {
+        now + EARLY >= self.next
     }
 
     /// Whether a file that holds certificates, keys, a password or a token has another content than last time.
