@@ -14,6 +14,8 @@ from machine import ROOT, describe, fail, ours, share, table, total, until
 
 # In every pod of every etcd, for years. Bytes, of the static release build.
 LARGEST = 7_500_000
+# Where there is no musl: glibc's archive, and no packed relocations.
+LARGEST_WITH_GLIBC = 9_400_000
 IDLE = "compaction: { schedule: '0 0 1 1 *' }\ndefrag: { schedule: '0 0 1 1 *' }\n"
 
 
@@ -31,8 +33,10 @@ def image():
 def size(_):
     path = ours("etcd-janitor")
     there = path.stat().st_size
-    print(f"{path.name}: {there / 1e6:.2f} MB of at most {LARGEST / 1e6:.2f} MB")
-    if there > LARGEST:
+    glibc = b"GLIBC_TUNABLES" in path.read_bytes()
+    largest = LARGEST_WITH_GLIBC if glibc else LARGEST
+    print(f"{path.name}{', with glibc' if glibc else ''}: {there / 1e6:.2f} MB of at most {largest / 1e6:.2f} MB")
+    if there > largest:
         fail("larger than its bound: `cargo tree` and `cargo bloat --release --crates` show what came in")
 
 
