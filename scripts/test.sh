@@ -4,7 +4,6 @@
 #
 #   scripts/test.sh THREADS
 set -euo pipefail
-set -m
 cd "$(dirname "$0")/.."
 
 threads=${1:?how many tests at once}
@@ -12,7 +11,7 @@ threads=${1:?how many tests at once}
 cargo test --locked --no-run
 
 log=$(mktemp)
-nice -n 19 cargo test --locked --test model --test simulation -- --test-threads 2 >"$log" 2>&1 &
+setsid nice -n 19 cargo test --locked --test model --test simulation -- --test-threads 2 >"$log" 2>&1 &
 computing=$!
 # What is ended early leaves nothing running: the group is cargo and its tests.
 trap 'kill -- -"$computing" 2>/dev/null || true; rm -f "$log"' EXIT
