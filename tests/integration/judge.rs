@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::History;
 use crate::support::history::{Sample, Track};
 use crate::support::overlaps::{Class, Deeds, Foreign, Pause, Stood};
+use crate::support::rounds::assert_one_at_a_time;
 use crate::support::scrape::Metrics;
 
 /// (started, handled, finished, process) as on a member's page, and `None`
@@ -31,7 +32,11 @@ fn track(member: usize, start: Instant, readings: &[Reading]) -> Track {
 fn history(tracks: &[&[Reading]]) -> History {
     let started = Instant::now();
     let tracks = tracks.iter().enumerate();
-    History { started, tracks: tracks.map(|(member, readings)| track(member, started, readings)).collect() }
+    History {
+        started,
+        tokens: false,
+        tracks: tracks.map(|(member, readings)| track(member, started, readings)).collect(),
+    }
 }
 
 const IDLE: Reading = Some((0, 0, 0, 1));
@@ -45,6 +50,28 @@ fn a_defrag_between_two_readings_is_known_and_accuses_nobody() {
     assert!(!found.seen && found.finished);
     assert!(history.overlaps().is_empty());
     assert_eq!(history.possible_overlaps().len(), 1);
+}
+
+/// One call refused between two readings, then a defrag.
+fn refused_and_done(tokens: bool) -> History {
+    let (refused, open, done) = (Some((1, 1, 0, 1)), Some((2, 1, 0, 1)), Some((2, 2, 1, 1)));
+    let mut history = history(&[&[IDLE, refused, open, open, done]]);
+    history.tokens = tokens;
+    for sample in &mut history.tracks[0].samples[1..] {
+        sample.metrics.as_mut().expect("a reading").failed_defrags = 1;
+    }
+    history
+}
+
+#[test]
+fn a_call_refused_for_its_token_is_no_defrag() {
+    assert_one_at_a_time(&refused_and_done(true), &[0]);
+}
+
+#[test]
+#[should_panic = "not finished"]
+fn a_call_that_failed_for_anything_else_is_one() {
+    assert_one_at_a_time(&refused_and_done(false), &[0]);
 }
 
 #[test]

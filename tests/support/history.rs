@@ -63,6 +63,8 @@ pub struct Interval {
 #[derive(Clone)]
 pub struct History {
     pub started: Instant,
+    /// etcd asks for tokens, and counts a call among those that failed whose token had just ended.
+    pub tokens: bool,
     pub tracks: Vec<Track>,
 }
 

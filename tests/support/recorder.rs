@@ -28,6 +28,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 pub struct Recorder {
     started: Instant,
+    tokens: bool,
     interval: Duration,
     stop: Arc<AtomicBool>,
     /// A bit for each member that was last seen with an open Defragment.
@@ -49,8 +50,15 @@ impl Recorder {
 
     /// Long runs on a small machine may prefer a longer interval.
     pub async fn start_every(cluster: &Cluster, interval: Duration) -> Self {
-        let mut recorder =
-            Self { started: Instant::now(), interval, stop: Arc::default(), open: Arc::default(), watches: Vec::new() };
+        let tokens = cluster.spec().auth.is_some();
+        let mut recorder = Self {
+            started: Instant::now(),
+            tokens,
+            interval,
+            stop: Arc::default(),
+            open: Arc::default(),
+            watches: Vec::new(),
+        };
         for index in 0..cluster.members().len() {
             recorder.watch(cluster, index).await;
         }
@@ -76,7 +84,7 @@ impl Recorder {
     pub fn so_far(&self) -> History {
         let tracks =
             self.watches.iter().map(|watch| Track { member: watch.member, samples: lock(&watch.samples).clone() });
-        History { started: self.started, tracks: tracks.collect() }
+        History { started: self.started, tokens: self.tokens, tracks: tracks.collect() }
     }
 
     /// The newest reading of a member, if it answered.
@@ -114,7 +122,7 @@ impl Recorder {
             watch.thread.join().expect("the judge does not panic");
             tracks.push(Track { member: watch.member, samples: lock(&watch.samples).clone() });
         }
-        History { started: self.started, tracks }
+        History { started: self.started, tokens: self.tokens, tracks }
     }
 }
 
