@@ -9,7 +9,7 @@ use std::process::Command;
 const LAYERS: [&str; 7] = ["plan", "config", "etcd", "http", "daemon", "cli", "load"];
 
 /// Crates of values: they compute and do nothing.
-const VALUE_CRATES: [&str; 7] = ["chrono", "chrono_tz", "croner", "rhai", "serde", "serde_json", "thiserror"];
+const VALUE_CRATES: [&str; 7] = ["chrono", "croner", "jiff", "rhai", "serde", "serde_json", "thiserror"];
 
 /// What of the standard library reaches out of the program.
 const WORLD: [&str; 12] = [

@@ -1,13 +1,13 @@
 //! Texts that are read from memory.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use chrono_tz::Tz;
 use etcd_janitor::etcd::exposition as page;
 use etcd_janitor::plan::cluster::{Stored, parse_alarm};
 use etcd_janitor::plan::hold::no_hold;
 use etcd_janitor::plan::record::{self, Hold, Intent, RoundRecord, TurnRecord, WindowRecord};
 use etcd_janitor::plan::rule::{Figures, Quota, Rule};
 use etcd_janitor::plan::schedule::Schedule;
+use etcd_janitor::plan::zone::Zone;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,9 +45,9 @@ pub fn rule(data: &[u8]) {
 pub fn schedule(data: &[u8]) {
     let (chance, data) = number(data);
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let zones = [Tz::UTC, Tz::Europe__Paris, Tz::America__St_Johns, Tz::Australia__Lord_Howe, Tz::Asia__Kathmandu];
-    let zone = zones[usize::try_from(chance % 5).unwrap_or_default()];
-    let Ok(schedule) = Schedule::parse(text, zone) else { return };
+    let zones = ["UTC", "Europe/Paris", "America/St_Johns", "Australia/Lord_Howe", "Asia/Kathmandu"];
+    let zone: Zone = zones[usize::try_from(chance % 5).unwrap_or_default()].parse().expect("a zone");
+    let Ok(schedule) = Schedule::parse(text, zone.clone()) else { return };
     // Seconds of this and the next century.
     let at = DateTime::from_timestamp(i64::try_from((chance / 5) % 4_000_000_000).unwrap_or_default(), 0);
     let at: DateTime<Utc> = at.expect("it is in the range");

@@ -88,7 +88,7 @@ fn firings(task: &str, enabled: bool, schedule: &Schedule, now: DateTime<Utc>, o
     writeln!(out)?;
     let due = std::iter::successors(schedule.next_after(now), |due| schedule.next_after(*due));
     for due in due.take(FIRINGS) {
-        let local = due.with_timezone(&schedule.zone());
+        let local = due.with_timezone(schedule.zone());
         writeln!(out, "  {}  {}", due.format("%Y-%m-%dT%H:%M:%SZ"), local.format("%a %Y-%m-%d %H:%M:%S %Z"))?;
     }
     Ok(())

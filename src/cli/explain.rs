@@ -14,6 +14,7 @@ use crate::plan::hold::instant;
 use crate::plan::reason::{Outcome, Reason};
 use crate::plan::rule::Condition;
 use crate::plan::snapshot::{Decision, Role, RuleState, Snapshot, Task, TaskKind};
+use crate::plan::zone::Zone;
 
 /// What is to be explained.
 #[derive(Debug, Clone, clap::Args)]
@@ -205,7 +206,7 @@ fn next(task: &Task, screen: Screen, now: DateTime<Utc>, out: &mut impl Write) -
         None => format!("nothing is scheduled ({schedule})"),
         Some(at) => {
             let left = if at > now { format!("in {}", span(at - now)) } else { "now".to_owned() };
-            let local = task.time_zone.parse::<chrono_tz::Tz>().ok().map(|zone| at.with_timezone(&zone));
+            let local = task.time_zone.parse::<Zone>().ok().map(|zone| at.with_timezone(&zone));
             let local = local.map(|at| format!(" = {}", at.format("%a %Y-%m-%d %H:%M:%S %Z"))).unwrap_or_default();
             format!("{left}, at {}{local} ({schedule})", instant(at))
         }

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono_tz::Tz;
-
 use super::value::{self, LONGEST, Raw, Read, Wrong};
 use super::{Foreign, Guard, LogFormat, Verify};
 use crate::plan::rule::Rule;
 use crate::plan::schedule::Schedule;
+use crate::plan::zone::Zone;
 
 /// What is said about a key.
 #[derive(Debug, Clone, Copy)]
@@ -216,7 +215,7 @@ keys! {
         value::boolean, "Whether to defragment the local member.";
     DEFRAG_SCHEDULE: Schedule = "defrag.schedule" "0 0 * * *", "schedule", "crontab's five fields, six with seconds, or @daily and the like; in defrag.time_zone",
         value::schedule, "When a round is due. The same on every janitor of a cluster.";
-    TIME_ZONE: Tz = "defrag.time_zone" "UTC", "text", "an IANA name such as UTC or Europe/Paris",
+    TIME_ZONE: Zone = "defrag.time_zone" "UTC", "text", "an IANA name such as UTC or Europe/Paris",
         value::zone, "Whose clock defrag.schedule means. The same on every janitor of a cluster.";
     JITTER: Duration = "defrag.jitter" "0s", "duration", "0s to 1d, less than defrag.window",
         |raw| value::duration(raw, NONE, DAY), "Upper bound of a delay after the due instant; equal on all janitors of a cluster, it spreads clusters.";

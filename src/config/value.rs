@@ -10,6 +10,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::plan::rule::Rule;
 use crate::plan::schedule::Schedule;
+use crate::plan::zone::Zone;
 
 /// A value before it is understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -304,13 +305,13 @@ pub fn log_level(raw: &Raw) -> Read<String> {
 }
 
 /// The name of a time zone.
-pub fn zone(raw: &Raw) -> Read<chrono_tz::Tz> {
+pub fn zone(raw: &Raw) -> Read<Zone> {
     scalar(raw)?.parse().map_err(|_| Wrong::default())
 }
 
 /// A schedule; its zone is another key's.
 pub fn schedule(raw: &Raw) -> Read<Schedule> {
-    Schedule::parse(scalar(raw)?, chrono_tz::Tz::UTC)
+    Schedule::parse(scalar(raw)?, Zone::UTC)
         .map_err(|error| Wrong { found: Some(error.found), allowed: Some(error.allowed) })
 }
 

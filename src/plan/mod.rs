@@ -33,3 +33,4 @@ pub mod snapshot;
 pub mod step;
 pub mod time;
 pub mod urgent;
+pub mod zone;

@@ -18,9 +18,10 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
-use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+
+use super::zone::Zone;
 
 /// Longest expression that is read, in bytes. Every list of every field written out fits.
 pub const MAX_TEXT: usize = 512;
@@ -36,7 +37,7 @@ const SHAPE: &str = "crontab's five fields (minute hour day-of-month month day-o
 #[derive(Debug, Clone)]
 pub struct Schedule {
     text: String,
-    zone: Tz,
+    zone: Zone,
     cron: Cron,
 }
 
@@ -73,7 +74,7 @@ impl Schedule {
     /// # Errors
     ///
     /// Names the field that is wrong. An expression without any next occurrence (30 February) is refused too.
-    pub fn parse(text: &str, zone: Tz) -> Result<Schedule, ScheduleError> {
+    pub fn parse(text: &str, zone: Zone) -> Result<Schedule, ScheduleError> {
         let text = text.trim();
         if text.is_empty() {
             return refuse("nothing", SHAPE);
@@ -175,8 +176,8 @@ impl Schedule {
     }
 
     /// The zone whose clock the fields mean.
-    pub fn zone(&self) -> Tz {
-        self.zone
+    pub fn zone(&self) -> &Zone {
+        &self.zone
     }
 }
 

@@ -92,10 +92,9 @@ impl Hand {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-    use chrono_tz::Tz;
-
     use super::*;
+    use crate::plan::zone::Zone;
+    use chrono::TimeDelta;
 
     fn utc(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -103,7 +102,7 @@ mod tests {
 
     fn hand(expression: &str, now: &str) -> Hand {
         let mut hand = Hand::default();
-        assert!(hand.set(Some(Schedule::parse(expression, Tz::UTC).unwrap()), utc(now)));
+        assert!(hand.set(Some(Schedule::parse(expression, Zone::UTC).unwrap()), utc(now)));
         hand
     }
 
@@ -166,10 +165,10 @@ mod tests {
     #[test]
     fn the_same_schedule_again_loses_nothing_and_another_counts_from_now() {
         let mut hand = hand("0 * * * *", "2026-11-22T10:30:00Z");
-        let same = Schedule::parse("0 * * * *", Tz::UTC).unwrap();
+        let same = Schedule::parse("0 * * * *", Zone::UTC).unwrap();
         assert!(!hand.set(Some(same), utc("2026-11-22T11:00:00.1Z")));
         assert_eq!(hand.due(utc("2026-11-22T11:00:00.2Z")), Some(utc("2026-11-22T11:00:00Z")));
-        let other = Schedule::parse("*/30 * * * *", Tz::UTC).unwrap();
+        let other = Schedule::parse("*/30 * * * *", Zone::UTC).unwrap();
         assert!(hand.set(Some(other), utc("2026-11-22T11:00:00.3Z")));
         assert_eq!(hand.next(), Some(utc("2026-11-22T11:30:00Z")));
         assert!(hand.set(None, utc("2026-11-22T11:29:00Z")));

@@ -4,7 +4,7 @@ fn utc(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-fn zone(name: &str) -> Tz {
+fn zone(name: &str) -> Zone {
     name.parse().unwrap()
 }
 
@@ -96,7 +96,7 @@ fn every_documented_form_is_read() {
         ("0-10/5 1,13 * * *", "2026-11-22T13:00:00Z"),
     ];
     for (expression, expected) in table {
-        let schedule = Schedule::parse(expression, Tz::UTC).unwrap();
+        let schedule = Schedule::parse(expression, Zone::UTC).unwrap();
         assert_eq!(schedule.next_after(from), Some(utc(expected)), "{expression}");
         assert_eq!(schedule.text(), expression.trim());
     }
@@ -134,10 +134,10 @@ fn what_is_no_schedule_is_refused_with_the_field() {
         ("0 0 * * * \u{7}", "crontab's five fields"),
     ];
     for (expression, part) in table {
-        let error = Schedule::parse(expression, Tz::UTC).unwrap_err().to_string();
+        let error = Schedule::parse(expression, Zone::UTC).unwrap_err().to_string();
         assert!(error.contains(part), "{expression:?}: {error}");
     }
-    assert!(Schedule::parse(&"1,".repeat(400), Tz::UTC).is_err());
+    assert!(Schedule::parse(&"1,".repeat(400), Zone::UTC).is_err());
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn the_last_firing_is_the_one_that_the_next_ones_led_to() {
 
 #[test]
 fn an_instant_is_its_own_last_firing() {
-    let daily = Schedule::parse("@daily", Tz::UTC).unwrap();
+    let daily = Schedule::parse("@daily", Zone::UTC).unwrap();
     let due = utc("2026-11-22T00:00:00Z");
     assert_eq!(daily.last_at_or_before(due), Some(due));
     assert_eq!(daily.last_at_or_before(due + TimeDelta::milliseconds(999)), Some(due));
@@ -206,12 +206,12 @@ proptest::proptest! {
 
     #[test]
     fn arbitrary_text_is_read_or_refused(text in "[0-9*/,@# LWASUNMOa-z+?-]{0,24}") {
-        let _ = Schedule::parse(&text, Tz::UTC);
+        let _ = Schedule::parse(&text, Zone::UTC);
     }
 
     #[test]
     fn arbitrary_fields_are_read_or_refused(fields in proptest::collection::vec("[0-9*/,L#-]{1,5}", 4..8)) {
-        if let Ok(schedule) = Schedule::parse(&fields.join(" "), Tz::UTC) {
+        if let Ok(schedule) = Schedule::parse(&fields.join(" "), Zone::UTC) {
             let at = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
             let last = schedule.last_at_or_before(at);
             proptest::prop_assert!(last.is_none_or(|last| last <= at));
