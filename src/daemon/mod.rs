@@ -284,6 +284,7 @@ impl Daemon {
     fn do_what_is_due(&mut self) {
         let now = self.clock.now();
         if self.reload.is_due(now.mono) {
+            self.clockwork.look();
             self.check_files();
         }
         self.keep_link();

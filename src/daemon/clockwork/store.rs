@@ -68,20 +68,22 @@ impl InitStore for Store {
 }
 
 impl MetaDataStorage for Store {
-    /// Asked at every tick, twice a second. A job without a next instant is left out; told 0, the scheduler would
-    /// delete it. The last tick is never told: the scheduler compares it with the next one, which goes wrong when the
-    /// clock was set back.
+    /// Asked at every tick; the scheduler's loop waits for the answer. So does whoever wants this storage meanwhile: once
+    /// both jobs are there that is only the note of a firing, below, which nobody waits for. A job without a next instant is left out; told 0, the scheduler would delete it. The last tick
+    /// is never told: the scheduler compares it with the next one, which goes wrong when the clock was set back.
     fn list_next_ticks(&mut self) -> Answer<Vec<JobAndNextTick>> {
-        #[expect(clippy::disallowed_methods, reason = "the clockwork lives by the wall clock")]
-        let now = Utc::now();
-        let jobs = self.jobs.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let tick = |(id, task): &(Uuid, TaskKind)| {
-            let next_tick = u64::try_from(self.dial.next(*task, now)?.timestamp()).ok().filter(|tick| *tick > 0)?;
-            let id = Some((*id).into());
-            Some(JobAndNextTick { id, job_type: JobType::Cron as i32, next_tick, last_tick: None })
-        };
-        let ticks = jobs.iter().filter_map(tick).collect();
-        Box::pin(ready(Ok(ticks)))
+        let (dial, jobs) = (self.dial.clone(), self.jobs.clone());
+        Box::pin(async move {
+            dial.rest(now()).await;
+            let now = now();
+            let tick = |(id, task): &(Uuid, TaskKind)| {
+                let next_tick = u64::try_from(dial.next(*task, now)?.timestamp()).ok().filter(|tick| *tick > 0)?;
+                let id = Some((*id).into());
+                Some(JobAndNextTick { id, job_type: JobType::Cron as i32, next_tick, last_tick: None })
+            };
+            let jobs = jobs.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(jobs.iter().filter_map(tick).collect())
+        })
     }
 
     /// What the scheduler computed with its own calendar and offset: of no interest.
@@ -98,4 +100,9 @@ impl MetaDataStorage for Store {
     fn time_till_next_job(&mut self) -> Answer<Option<std::time::Duration>> {
         Box::pin(ready(Ok(None)))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the clockwork lives by the wall clock")]
+fn now() -> DateTime<Utc> {
+    Utc::now()
 }
