@@ -14,72 +14,111 @@ pub struct Page {
     pub scrape: Scrape,
 }
 
-/// Reads a page; the error says what is missing.
-///
-/// Open calls are `grpc_server_started_total - sum(grpc_server_handled_total)`: right on every release tried, for queued
-/// and abandoned calls too, where `etcd_disk_defrag_inflight` is not before 3.5.23.
+/// Reads a whole page; the error says what is missing.
 pub fn read(text: &str) -> Result<Page, String> {
-    let mut server = None;
-    let mut started: [Option<f64>; 2] = [None, None];
-    let mut handled = [0.0, 0.0];
-    let mut count = None;
-    let mut seconds = 0.0;
-    let mut start = None;
-    let mut quota = None;
-    let mut compact_revision = None;
-    let mut defrags_failed = 0.0;
-    let mut active_peers = BTreeSet::new();
-    for line in text.lines() {
-        let Some(sample) = Sample::read(line) else { continue };
+    let mut reading = Reading::default();
+    reading.take(text.as_bytes());
+    reading.finish()
+}
+
+/// A page that comes in pieces, of which only the figures are kept: a janitor reads every member's at the same time.
+#[derive(Default)]
+pub struct Reading {
+    /// The beginning of a line whose end has not come yet.
+    begun: Vec<u8>,
+    server: Option<MemberId>,
+    started: [Option<f64>; 2],
+    handled: [f64; 2],
+    count: Option<u64>,
+    seconds: f64,
+    start: Option<f64>,
+    quota: Option<QuotaBytes>,
+    compact_revision: Option<i64>,
+    defrags_failed: f64,
+    active_peers: BTreeSet<MemberId>,
+}
+
+impl Reading {
+    /// The next piece, which may end anywhere.
+    pub fn take(&mut self, piece: &[u8]) {
+        let mut lines = piece.split(|byte| *byte == b'\n');
+        // What follows the last end of line, perhaps nothing.
+        let Some(last) = lines.next_back() else { return };
+        for line in lines {
+            if self.begun.is_empty() {
+                self.line(line);
+            } else {
+                let mut whole = std::mem::take(&mut self.begun);
+                whole.extend_from_slice(line);
+                self.line(&whole);
+                whole.clear();
+                self.begun = whole;
+            }
+        }
+        self.begun.extend_from_slice(last);
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        let Some(sample) = Sample::read(&line) else { return };
         match sample.name {
             "etcd_server_id" => {
-                server = sample.label("server_id").and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
+                self.server = sample.label("server_id").and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
             }
             "grpc_server_started_total" => {
                 if let Some(at) = watched(&sample) {
-                    *started[at].get_or_insert(0.0) += sample.value;
+                    *self.started[at].get_or_insert(0.0) += sample.value;
                 }
             }
             "grpc_server_handled_total" => {
                 if let Some(at) = watched(&sample) {
-                    handled[at] += sample.value;
+                    self.handled[at] += sample.value;
                     if at == 0 && sample.label("grpc_code") != Some("OK") {
-                        defrags_failed += sample.value;
+                        self.defrags_failed += sample.value;
                     }
                 }
             }
             "etcd_network_active_peers" if sample.value > 0.0 => {
                 let id = sample.label("Remote").and_then(|id| u64::from_str_radix(id, 16).ok());
-                active_peers.extend(id.map(MemberId));
+                self.active_peers.extend(id.map(MemberId));
             }
-            "etcd_disk_backend_defrag_duration_seconds_count" => count = Some(sample.value as u64),
-            "etcd_disk_backend_defrag_duration_seconds_sum" => seconds = sample.value,
-            "process_start_time_seconds" => start = Some(sample.value),
-            "etcd_server_quota_backend_bytes" => quota = quota_of(sample.value),
-            "etcd_debugging_mvcc_compact_revision" => compact_revision = Some(sample.value as i64),
+            "etcd_disk_backend_defrag_duration_seconds_count" => self.count = Some(sample.value as u64),
+            "etcd_disk_backend_defrag_duration_seconds_sum" => self.seconds = sample.value,
+            "process_start_time_seconds" => self.start = Some(sample.value),
+            "etcd_server_quota_backend_bytes" => self.quota = quota_of(sample.value),
+            "etcd_debugging_mvcc_compact_revision" => self.compact_revision = Some(sample.value as i64),
             _ => {}
         }
     }
-    let missing = |name: &str| format!("no {name} on the page: is this etcd's /metrics?");
-    let open = |at: usize| -> Result<u64, String> {
-        let started = started[at].ok_or_else(|| missing("grpc_server_started_total"))?;
-        // The page is not read at one instant: a call may be handled between the two lines.
-        Ok((started - handled[at]).max(0.0) as u64)
-    };
-    Ok(Page {
-        server: server.ok_or_else(|| missing("etcd_server_id"))?,
-        scrape: Scrape {
-            defrags_open: open(0)?,
-            snapshots_open: open(1)?,
-            defrag_count: count.ok_or_else(|| missing("etcd_disk_backend_defrag_duration_seconds_count"))?,
-            defrags_failed: defrags_failed as u64,
-            defrag_seconds: seconds,
-            process_start: start.ok_or_else(|| missing("process_start_time_seconds"))?,
-            quota,
-            compact_revision,
-            active_peers,
-        },
-    })
+
+    /// The page has come whole; the error says what is missing.
+    ///
+    /// Open calls are `grpc_server_started_total - sum(grpc_server_handled_total)`: right on every release tried, for
+    /// queued and abandoned calls too, where `etcd_disk_defrag_inflight` is not before 3.5.23.
+    pub fn finish(mut self) -> Result<Page, String> {
+        let last = std::mem::take(&mut self.begun);
+        self.line(&last);
+        let missing = |name: &str| format!("no {name} on the page: is this etcd's /metrics?");
+        let open = |at: usize| -> Result<u64, String> {
+            let started = self.started[at].ok_or_else(|| missing("grpc_server_started_total"))?;
+            // The page is not read at one instant: a call may be handled between the two lines.
+            Ok((started - self.handled[at]).max(0.0) as u64)
+        };
+        Ok(Page {
+            server: self.server.ok_or_else(|| missing("etcd_server_id"))?,
+            scrape: Scrape {
+                defrags_open: open(0)?,
+                snapshots_open: open(1)?,
+                defrag_count: self.count.ok_or_else(|| missing("etcd_disk_backend_defrag_duration_seconds_count"))?,
+                defrags_failed: self.defrags_failed as u64,
+                defrag_seconds: self.seconds,
+                process_start: self.start.ok_or_else(|| missing("process_start_time_seconds"))?,
+                quota: self.quota,
+                compact_revision: self.compact_revision,
+                active_peers: self.active_peers,
+            },
+        })
+    }
 }
 
 /// A quota of 0 is "not set up yet"; a negative one is a quota that is switched off, which etcd exports as the largest
@@ -165,6 +204,16 @@ etcd_network_active_peers{Local=\"8e9e05c52164694d\",Remote=\"bdae9bbc11dd390d\"
         assert_eq!(page.scrape.active_peers, BTreeSet::from([MemberId(0x2943212f5e2cf73)]));
         assert_eq!(page.scrape.quota, Some(QuotaBytes::Bytes(2 << 30)));
         assert_eq!(page.scrape.compact_revision, Some(41));
+    }
+
+    #[test]
+    fn a_page_may_break_anywhere() {
+        let whole = read(PAGE);
+        for size in [1, 2, 7, 80, 4096] {
+            let mut reading = Reading::default();
+            PAGE.trim_end().as_bytes().chunks(size).for_each(|piece| reading.take(piece));
+            assert_eq!(reading.finish(), whole, "pieces of {size}");
+        }
     }
 
     #[test]
