@@ -3,9 +3,10 @@
 //! Not `axum::serve`: it has no timeouts and no bound on connections, and its graceful shutdown waits for ever for a
 //! half-open one.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,19 +57,19 @@ impl Server {
         let router = routes::router(state.clone());
         // Its own token: connections are told after the listener is closed, and only by us.
         let told = CancellationToken::new();
-        let mut open = Open { tasks: JoinSet::new(), marks: HashMap::new(), crowd: Arc::default() };
+        let mut open = Open { tasks: JoinSet::new(), held: HashMap::new(), crowd: Arc::default() };
         let mut warned: Option<Instant> = None;
 
         loop {
             // Full of requests being answered, which takes no time of others: the kernel's queue waits meanwhile.
-            let full = open.marks.len() >= max_connections && open.longest_waiting().is_none();
+            let full = open.held.len() >= max_connections && open.first_to_go().is_none();
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = open.tasks.join_next_with_id() => open.forget(ended),
                 () = open.crowd.waits.notified(), if full => {}
                 accepted = listener.accept(), if !full => match accepted {
                     Ok((stream, peer)) => {
-                        while open.marks.len() >= max_connections && open.close_longest_waiting() {}
+                        while open.held.len() >= max_connections && open.close_one() {}
                         open.start(stream, peer, &router, &state, &told);
                         // Lets the new connection read what has already arrived: otherwise a burst would be accepted,
                         // and evicted, before any of it was looked at.
@@ -83,7 +84,7 @@ impl Server {
                         // Out of descriptors, most likely. The connection stays in the queue and accept fails again
                         // at once: without a pause this would spin. Idle connections are what can be given up, and
                         // while there are some, each turn of this loop makes room.
-                        if open.close_longest_waiting() {
+                        if open.close_one() {
                             tokio::task::yield_now().await;
                             continue;
                         }
@@ -104,8 +105,14 @@ impl Server {
 /// The connections of a server.
 struct Open {
     tasks: JoinSet<()>,
-    marks: HashMap<Id, (AbortHandle, Arc<Mark>)>,
+    held: HashMap<Id, Held>,
     crowd: Arc<Crowd>,
+}
+
+struct Held {
+    task: AbortHandle,
+    mark: Arc<Mark>,
+    from: IpAddr,
 }
 
 impl Open {
@@ -122,7 +129,7 @@ impl Open {
         let mark = Mark::new(self.crowd.clone(), Instant::now() + state.limits.response);
         let serve = connection::serve(stream, peer, router.clone(), state.clone(), mark.clone(), told.clone());
         let task = self.tasks.spawn(serve);
-        self.marks.insert(task.id(), (task, mark));
+        self.held.insert(task.id(), Held { task, mark, from: origin(peer.ip()) });
     }
 
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
@@ -135,20 +142,28 @@ impl Open {
                 error.id()
             }
         };
-        self.marks.remove(&id);
-    }
-
-    fn longest_waiting(&self) -> Option<Id> {
-        let waiting = self.marks.iter().filter_map(|(id, (_, mark))| Some((mark.waiting()?, *id)));
-        waiting.min_by_key(|(since, _)| *since).map(|(_, id)| id)
+        self.held.remove(&id);
     }
 
     /// The oldest connection without a complete request goes, not the newest: a newcomer is refused for ever by somebody
     /// who holds connections open, while a client that sends its request gets its answer.
-    fn close_longest_waiting(&mut self) -> bool {
-        let Some(id) = self.longest_waiting() else { return false };
-        if let Some((task, _)) = self.marks.remove(&id) {
-            task.abort();
+    ///
+    /// The oldest of the origin that has most of them: over TLS a request takes its client three turns, and a crowd of
+    /// two thousand a second would put out every second probe that has begun them.
+    fn first_to_go(&self) -> Option<Id> {
+        let waiting = || self.held.iter().filter_map(|(id, held)| Some((held.mark.waiting()?, held.from, *id)));
+        let mut of: HashMap<IpAddr, usize> = HashMap::new();
+        for (_, from, _) in waiting() {
+            *of.entry(from).or_default() += 1;
+        }
+        let first = waiting().max_by_key(|(since, from, _)| (of.get(from).copied(), Reverse(*since)));
+        first.map(|(_, _, id)| id)
+    }
+
+    fn close_one(&mut self) -> bool {
+        let Some(id) = self.first_to_go() else { return false };
+        if let Some(held) = self.held.remove(&id) {
+            held.task.abort();
         }
         true
     }
@@ -160,7 +175,7 @@ impl Open {
             tokio::task::yield_now().await;
         }
         let finished = async {
-            while self.marks.values().any(|(_, mark)| mark.waiting().is_none()) {
+            while self.held.values().any(|held| held.mark.waiting().is_none()) {
                 tokio::select! {
                     Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
                     () = self.crowd.waits.notified() => {}
@@ -171,6 +186,14 @@ impl Open {
             tracing::debug!("requests were still under way at shutdown");
         }
         self.tasks.shutdown().await;
+    }
+}
+
+/// Whose connection it is: an address, or for IPv6 a network of 64 bits, all of which one host may have.
+fn origin(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        ipv4 @ IpAddr::V4(_) => ipv4,
     }
 }
 
@@ -190,6 +213,15 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_host_is_one_origin() {
+        let of = |ip: &str| origin(ip.parse().unwrap()).to_string();
+        assert_eq!(of("10.0.0.7"), "10.0.0.7");
+        assert_eq!(of("::ffff:10.0.0.7"), "10.0.0.7");
+        assert_eq!(of("fd00:1:2:3:4:5:6:7"), "fd00:1:2:3::");
+        assert_ne!(of("fd00:1:2:3::1"), of("fd00:1:2:4::1"));
+    }
 
     #[test]
     fn only_a_missing_ipv6_makes_it_listen_on_ipv4() {

@@ -215,6 +215,23 @@ async fn the_oldest_goes() {
     assert_eq!(closed.await, [false, true, false]);
 }
 
+/// Who has most goes first, so that a crowd makes room for itself and not for others: a client from elsewhere has its time.
+#[tokio::test]
+async fn a_crowd_from_one_address_puts_nobody_else_out() {
+    let running = Setup { max_connections: 4, ..Setup::default() }.start(sample::unknown()).await;
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut slow = elsewhere.connect(running.address).await.unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..50 {
+        crowd.push(running.connect().await);
+        sleep(Duration::from_millis(2)).await;
+    }
+    slow.write_all(b"Host: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    assert!(read_to_close(&mut slow).await.starts_with(b"HTTP/1.1 200"));
+}
+
 /// A crowd that comes back as fast as it is thrown out, with requests that it does not finish.
 #[tokio::test]
 async fn a_returning_crowd_does_not_keep_a_probe_out() {
