@@ -13,14 +13,15 @@ use super::eventually;
 use super::history::{History, Sample, Track};
 use super::scrape::{Connection, Metrics};
 
-/// While a defrag is open on any member: who overlaps is told to this.
-const BUSY_INTERVAL: Duration = Duration::from_millis(40);
+/// While a defrag is open on any member: who overlaps is told to this. Where
+/// that matters, each is stretched to half a second and more.
+const BUSY_INTERVAL: Duration = Duration::from_millis(80);
 
 /// While none is. A page costs etcd 5 ms of computing: fifty a second from each
 /// of three members would take half of a small machine and cause the slow
 /// answers and elections that are then recorded. An unstretched defrag of an
 /// empty database falls between two readings and is known by its counters.
-const INTERVAL: Duration = Duration::from_millis(200);
+const INTERVAL: Duration = Duration::from_millis(300);
 
 /// A member that has not answered by then is recorded as silent. Members in
 /// mid-defrag on a busy machine have taken half a second.
