@@ -46,6 +46,7 @@ def main():
     one.add_argument("--again", type=float, default=0.45, help="share of the keys that is written a second time")
     one.add_argument("--pause", type=int, default=2, help="seconds between members")
     one.add_argument("--drain", default="2s")
+    one.add_argument("--lease", type=int, default=5, help="seconds that a lease lives")
     one.add_argument("--only", default="", help="ways whose name has this")
     one.add_argument("--repeat", type=int, default=3)
     one.set_defaults(act=rounds.rounds)

@@ -11,10 +11,6 @@ from urllib.parse import urlsplit
 
 from machine import OPENER, etcd_program
 
-# "bench-writer" and "x" in base 64, as the gateway wants them.
-BODY = json.dumps({"key": "YmVuY2gtd3JpdGVy", "value": "eA=="})
-# Twenty puts a second and client.
-EVERY = 0.05
 # A call that takes longer costs its client what it takes beyond.
 USUAL = 0.1
 
@@ -23,14 +19,33 @@ class Refused(Exception):
     """etcd's own words."""
 
 
-class Writer(threading.Thread):
-    """A client of the gateway that puts at a steady pace; what came late is not made up for."""
+class Put:
+    """Twenty a second and client."""
+
+    path, every = "/v3/kv/put", 0.05
+    # "bench-writer" and "x" in base 64, as the gateway wants them.
+    body = json.dumps({"key": "YmVuY2gtd3JpdGVy", "value": "eA=="})
+
+
+class KeepAlive:
+    """A lease's, thrice in its time to live, as client libraries do."""
+
+    path = "/v3/lease/keepalive"
+
+    def __init__(self, lease, ttl):
+        self.every = ttl / 3
+        self.body = json.dumps({"ID": str(int(lease, 16))})
+
+
+class Client(threading.Thread):
+    """A client of the gateway that asks for the same at a steady pace; what came late is not made up for."""
 
     # How long one try may take; what kind of client it is.
     patience = 600.0
 
-    def __init__(self, urls):
+    def __init__(self, urls, what):
         super().__init__(daemon=True)
+        self.what = what
         self.addresses = [urlsplit(url).netloc for url in urls]
         self.at = 0
         self.over = threading.Event()
@@ -38,11 +53,11 @@ class Writer(threading.Thread):
         # Of each call: when it began, how long it took, and what failed in it.
         self.calls = []
 
-    def put(self):
+    def ask(self):
         if self.kept is None:
             self.kept = http.client.HTTPConnection(self.addresses[self.at], timeout=self.patience)
         try:
-            self.kept.request("POST", "/v3/kv/put", BODY, {"Content-Type": "application/json"})
+            self.kept.request("POST", self.what.path, self.what.body, {"Content-Type": "application/json"})
             answer = self.kept.getresponse()
             text = answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
@@ -66,7 +81,7 @@ class Writer(threading.Thread):
             failed = self.call()
             took = time.monotonic() - begun
             self.calls.append((begun, took, failed))
-            self.over.wait(max(0.0, EVERY - took))
+            self.over.wait(max(0.0, self.what.every - took))
 
     def finish(self):
         self.over.set()
@@ -75,19 +90,19 @@ class Writer(threading.Thread):
         return self
 
 
-class Pinned(Writer):
+class Pinned(Client):
     """Knows one member, and waits for it."""
 
     def call(self):
         failed = []
         while not self.over.is_set():
             try:
-                self.put()
+                self.ask()
                 break
             except Refused as error:
                 failed.append(str(error))
                 # Refused at once, it would spin.
-                time.sleep(EVERY)
+                time.sleep(Put.every)
         return failed
 
 
@@ -96,23 +111,23 @@ class Moving(Pinned):
 
     patience = 1.0
 
-    def put(self):
+    def ask(self):
         try:
-            super().put()
+            super().ask()
         except Refused:
             self.forget()
             self.at = (self.at + 1) % len(self.addresses)
             raise
 
 
-class Balanced(Writer):
+class Balanced(Client):
     """Knows the balancer only: a connection for each call, and no second try."""
 
     patience = 30.0
 
     def call(self):
         try:
-            self.put()
+            self.ask()
             return []
         except Refused as error:
             return [str(error)]
@@ -125,9 +140,9 @@ class Clients:
 
     def __init__(self, members, balancer):
         self.kinds = {
-            "pinned": [Pinned([url]) for url in members.urls],
-            "moving": [Moving(members.urls[index:] + members.urls[:index]) for index in range(members.count)],
-            "balanced": [Balanced([balancer]) for _ in range(3)],
+            "pinned": [Pinned([url], Put) for url in members.urls],
+            "moving": [Moving(members.urls[index:] + members.urls[:index], Put) for index in range(members.count)],
+            "balanced": [Balanced([balancer], Put) for _ in range(3)],
         }
 
     def start(self):
@@ -240,24 +255,41 @@ class Balancer(threading.Thread):
 
 
 class Leases:
-    """Leases as applications have them, kept alive through whichever member `etcdctl` takes."""
+    """Leases as applications have them, a member's number of each kind: `etcdctl` keeps to the member that it first
+    reached; others try the next one when a second has passed; others have the balancer."""
 
-    def __init__(self, members, count=3, ttl=5):
-        self.processes = []
-        for _ in range(count):
-            lease = members.etcdctl(members.urls, "lease", "grant", str(ttl)).split()[1]
-            self.processes.append(subprocess.Popen(
+    def __init__(self, members, balancer, ttl):
+        self.members, self.etcdctl, self.clients = members, [], []
+        self.kinds = {"etcdctl": [], "moving": [], "balanced": []}
+        for index in range(members.count):
+            lease = self.grant("etcdctl", ttl)
+            self.etcdctl.append(subprocess.Popen(
                 [etcd_program("etcdctl"), "--endpoints=" + ",".join(members.urls), "lease", "keep-alive", lease],
                 env={**os.environ, "ETCDCTL_API": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            own_order = members.urls[index:] + members.urls[:index]
+            self.clients += [Moving(own_order, KeepAlive(self.grant("moving", ttl), ttl)),
+                             Balanced([balancer], KeepAlive(self.grant("balanced", ttl), ttl))]
+        for client in self.clients:
+            client.start()
+
+    def grant(self, kind, ttl):
+        lease = self.members.etcdctl(self.members.urls, "lease", "grant", str(ttl)).split()[1]
+        self.kinds[kind].append(lease)
+        return lease
 
     def lost(self):
-        """How many are lost: `etcdctl` ends when its lease is gone."""
-        return sum(process.poll() is not None for process in self.processes)
+        """Of each kind, how many etcd knows no longer."""
+        def gone(lease):
+            return "already expired" in self.members.etcdctl(self.members.urls, "lease", "timetolive", lease)
+
+        return {kind: sum(map(gone, leases)) for kind, leases in self.kinds.items()}
 
     def finish(self):
-        for process in self.processes:
+        for process in self.etcdctl:
             process.kill()
             process.wait()
+        for client in self.clients:
+            client.finish()
 
 
 class Defrags(threading.Thread):

@@ -65,7 +65,7 @@ def one_round(name, act, data, options, drain):
                   else [url + "/readyz" for url in members.metrics])
         balancer = Balancer(list(zip(members.urls, health))).begin()
         clients = Clients(members, balancer.url)
-        watch, leases = Defrags(members), Leases(members)
+        watch, leases = Defrags(members), Leases(members, balancer.url, options.lease)
         try:
             clients.start()
             watch.start()
@@ -73,7 +73,7 @@ def one_round(name, act, data, options, drain):
             leader = members.leader()
             act(members, options, janitors)
             # A lease that nobody could renew is gone within its time.
-            time.sleep(6)
+            time.sleep(options.lease + 1)
             lost, watch_end = leases.lost(), time.monotonic()
             watch.finish()
             if watch.first is None:
@@ -118,7 +118,7 @@ def tell(name, result):
                       f"failed {len(seen[kind]['round']['failures'])} of {seen[kind]['round']['calls']}" for kind in seen)
     print(f"<!-- {name}: wall {result['wall']:.1f} s, defrags {result['defrags']:.1f} s; {words}; quiet longest "
           f"{seen['balanced']['quiet']['longest']:.3f} s; by hand longest {seen['balanced']['by_hand']['longest']:.2f} s; "
-          f"failures of the balanced {seen['balanced']['round']['failures']}, by hand "
+          f"leases lost {result['leases']}; failures of the balanced {seen['balanced']['round']['failures']}, by hand "
           f"{seen['balanced']['by_hand']['failures']} -->", flush=True)
 
 
@@ -160,12 +160,12 @@ def show(seen, options):
     def failed(kind, when="round"):
         return lambda result: len(result["seen"][kind][when]["failures"])
 
-    table(["a round by", "wall", "sum of etcd's defrags", "ratio", "beyond defrags and pauses", "leases lost",
-           "leader changes", "reclaimed of free"], [[
+    table(["a round by", "wall", "sum of etcd's defrags", "ratio", "beyond defrags and pauses", "leader changes",
+           "reclaimed of free"], [[
                name, f"{middle(results, lambda r: r['wall']):.1f} s", f"{middle(results, lambda r: r['defrags']):.1f} s",
                f"{middle(results, lambda r: r['wall'] / r['defrags']):.2f}",
                f"{middle(results, lambda r: r['wall'] - r['defrags'] - (0 if 'cluster' in name else 2 * options.pause)):.1f} s",
-               f"{middle(results, lambda r: r['leases']):.0f} of 3", f"{middle(results, lambda r: r['changes']):.0f}",
+               f"{middle(results, lambda r: r['changes']):.0f}",
                f"{middle(results, lambda r: r['reclaimed']):.0%}",
            ] for name, results in seen.items()])
     table(["clients in a round by", "pinned: longest wait", "pinned to the first leader", "failing over: longest",
@@ -177,6 +177,10 @@ def show(seen, options):
                f"{middle(results, failed('balanced')):.0f} of {middle(results, of('balanced', 'calls')):.0f}",
                f"{middle(results, lambda r: sum(took > r['bound'] for took in r['seen']['balanced']['round']['slow'])):.0f}",
            ] for name, results in seen.items()])
+    held = {"etcdctl": "`etcdctl lease keep-alive`", "moving": "clients that fail over", "balanced": "balanced clients"}
+    table([f"leases of {options.lease} s lost in all rounds, held by", *held.values()], [[
+        name, *(f"{sum(result['leases'][kind] for result in results)} of {3 * len(results)}" for kind in held)
+    ] for name, results in seen.items()])
     every = [result for results in seen.values() for result in results]
     table(["balanced clients", "longest wait, median", "most", "failed, in all"], [
         ["a quiet time as long as the round", f"{middle(every, of('balanced', 'longest', 'quiet')):.3f} s",
