@@ -62,7 +62,8 @@ impl Server {
 
         loop {
             // Full of requests being answered, which takes no time of others: the kernel's queue waits meanwhile.
-            let full = open.held.len() >= max_connections && open.first_to_go().is_none();
+            let full =
+                open.held.len() >= max_connections && open.held.values().all(|held| held.mark.waiting().is_none());
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = open.tasks.join_next_with_id() => open.forget(ended),

@@ -92,9 +92,10 @@ impl Hand {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::plan::zone::Zone;
-    use chrono::TimeDelta;
 
     fn utc(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()

@@ -69,8 +69,10 @@ impl InitStore for Store {
 
 impl MetaDataStorage for Store {
     /// Asked at every tick; the scheduler's loop waits for the answer. So does whoever wants this storage meanwhile: once
-    /// both jobs are there that is only the note of a firing, below, which nobody waits for. A job without a next instant is left out; told 0, the scheduler would delete it. The last tick
-    /// is never told: the scheduler compares it with the next one, which goes wrong when the clock was set back.
+    /// both jobs are there that is only the note of a firing, below, which nobody waits for.
+    ///
+    /// A job without a next instant is left out; told 0, the scheduler would delete it. The last tick is never told: the
+    /// scheduler compares it with the next one, which goes wrong when the clock was set back.
     fn list_next_ticks(&mut self) -> Answer<Vec<JobAndNextTick>> {
         let (dial, jobs) = (self.dial.clone(), self.jobs.clone());
         Box::pin(async move {
