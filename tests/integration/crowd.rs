@@ -109,7 +109,7 @@ impl Door {
     async fn besiege(&self, index: usize) -> Box<dyn Send> {
         let mut tcp = TcpStream::connect(self.address).await.expect("the kernel takes a connection");
         let opening = opening(index);
-        if let Some(tls) = self.tls.as_ref().filter(|_| index / 6 % 2 == 0) {
+        if let Some(tls) = self.tls.as_ref().filter(|_| (index / 6).is_multiple_of(2)) {
             let Ok(mut stream) = TlsConnector::from(Arc::clone(tls)).connect(Self::localhost(), tcp).await else {
                 // To make room.
                 return Box::new(());
