@@ -12,7 +12,7 @@ const LAYERS: [&str; 7] = ["plan", "config", "etcd", "http", "daemon", "cli", "l
 const VALUE_CRATES: [&str; 7] = ["chrono", "croner", "jiff", "rhai", "serde", "serde_json", "thiserror"];
 
 /// What of the standard library reaches out of the program.
-const WORLD: [&str; 12] = [
+const WORLD: [&str; 15] = [
     "std::env",
     "std::fs",
     "std::io",
@@ -25,6 +25,9 @@ const WORLD: [&str; 12] = [
     "SystemTime",
     "Utc::now",
     "Local::now",
+    "Timestamp::now",
+    "Zoned::now",
+    "TimeZone::system",
 ];
 
 struct Source {

@@ -90,7 +90,27 @@ async fn a_clock_that_was_a_day_ahead_once_silences_no_round() {
     a_round_ends(&janitor, false).await;
 }
 
-/// One of tomorrow, or of today.
+/// The scheduler rests until the instant is near, by a clock that no jump moves.
+#[tokio::test]
+async fn a_clock_that_jumps_over_an_instant_two_hours_away_begins_its_round() {
+    let cluster = Cluster::start(Spec { members: 1, ..Spec::default() }).await;
+    let yaml = format!(
+        "compaction: {{ enabled: false, schedule: '0 0 1 1 *' }}\n\
+         defrag: {{ schedule: '{}', rule: 'dbSize < 0', small_cluster: allow }}\n",
+        due_in(7200)
+    );
+    let mut janitor = Janitor::prepare(&cluster, 0, &yaml);
+    janitor.set_clock(0);
+    janitor.start_again().await;
+    has_clock(&janitor, 0).await;
+    // At its start it looks some times.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(janitor.rounds().is_empty());
+    janitor.set_clock(7230);
+    a_round_ends(&janitor, true).await;
+}
+
+/// One of a time to come, or of today.
 async fn a_round_ends(janitor: &Janitor, of_tomorrow: bool) {
     let is_ahead = |round: &str| {
         let due = chrono::NaiveDateTime::parse_from_str(round, "cron-%Y%m%dT%H%M%SZ").expect("a round's name");
