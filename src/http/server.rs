@@ -150,7 +150,7 @@ impl Open {
     /// who holds connections open, while a client that sends its request gets its answer.
     ///
     /// The oldest of the origin that has most of them: over TLS a request takes its client three turns, and a crowd of
-    /// two thousand a second would put out every second probe that has begun them.
+    /// two thousand a second put every fourth out before it was through.
     fn first_to_go(&self) -> Option<Id> {
         let waiting = || self.held.iter().filter_map(|(id, held)| Some((held.mark.waiting()?, held.from, *id)));
         let mut of: HashMap<IpAddr, usize> = HashMap::new();
