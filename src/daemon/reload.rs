@@ -24,13 +24,39 @@ const EARLY: Duration = Duration::from_secs(1);
 pub(super) struct Reload {
     source: Source,
     tried: Option<Fingerprint>,
-    material: HashMap<PathBuf, Option<Fingerprint>>,
+    etcd_files: Material,
+    http_files: Material,
     next: Mono,
+}
+
+/// Files of certificates, keys, a password or a token, and what was last read from them.
+#[derive(Default)]
+struct Material(HashMap<PathBuf, Option<Fingerprint>>);
+
+impl Material {
+    /// Whether one of them has another content than last time.
+    fn changed(&mut self, paths: &[&Option<PathBuf>]) -> bool {
+        let content = paths
+            .iter()
+            .copied()
+            .flatten()
+            .map(|path| (path.clone(), read_fingerprint_within(path, pem::MAX_FILE).ok()))
+            .collect();
+        let changed = content != self.0;
+        self.0 = content;
+        changed
+    }
 }
 
 impl Reload {
     pub(super) fn new(source: Source, now: Mono) -> Self {
-        Reload { source, tried: None, material: HashMap::new(), next: now + CHECK_EVERY }
+        Reload {
+            source,
+            tried: None,
+            etcd_files: Material::default(),
+            http_files: Material::default(),
+            next: now + CHECK_EVERY,
+        }
     }
 
     pub(super) fn next_check(&self) -> Mono {
@@ -41,25 +67,14 @@ impl Reload {
         now + EARLY >= self.next
     }
 
-    /// Whether a file that holds certificates, keys, a password or a token has another content than last time.
-    fn material_changed(&mut self, config: &Config) -> bool {
-        let paths: [&Option<PathBuf>; 7] = [
-            &config.etcd.tls.ca_file,
-            &config.etcd.tls.cert_file,
-            &config.etcd.tls.key_file,
-            &config.etcd.auth.password_file,
-            &config.http.bearer_token_file,
-            &config.http.tls.cert_file,
-            &config.http.tls.key_file,
-        ];
-        let content: HashMap<PathBuf, Option<Fingerprint>> = paths
-            .into_iter()
-            .flatten()
-            .map(|path| (path.clone(), read_fingerprint_within(path, pem::MAX_FILE).ok()))
-            .collect();
-        let changed = content != self.material;
-        self.material = content;
-        changed
+    fn etcd_files_changed(&mut self, config: &Config) -> bool {
+        let (tls, auth) = (&config.etcd.tls, &config.etcd.auth);
+        self.etcd_files.changed(&[&tls.ca_file, &tls.cert_file, &tls.key_file, &auth.password_file])
+    }
+
+    fn http_files_changed(&mut self, config: &Config) -> bool {
+        let http = &config.http;
+        self.http_files.changed(&[&http.bearer_token_file, &http.tls.cert_file, &http.tls.key_file])
     }
 }
 
@@ -83,12 +98,15 @@ impl Daemon {
                 return self.reload_now();
             }
         }
-        if let Some(config) = self.config.clone()
-            && self.reload.material_changed(&config)
-        {
-            tracing::info!("certificates or credentials changed; connects anew");
-            self.renew_listener(&config);
-            self.link.files_changed(now);
+        if let Some(config) = self.config.clone() {
+            if self.reload.http_files_changed(&config) {
+                tracing::info!("the certificate or the token of the port changed");
+                self.renew_listener(&config);
+            }
+            if self.reload.etcd_files_changed(&config) {
+                tracing::info!("certificates or credentials changed; connects anew");
+                self.link.files_changed(now);
+            }
         }
         self.judge_dates();
         self.listener.judge(self.clock.now());
@@ -150,7 +168,8 @@ impl Daemon {
         self.level.set(&config.log.level);
         self.renew_listener(&config);
         self.set_schedules(&config);
-        let material_changed = self.reload.material_changed(&config);
+        self.reload.http_files_changed(&config);
+        let files_changed = self.reload.etcd_files_changed(&config);
         match &before {
             None => {
                 self.view.problem = None;
@@ -160,7 +179,7 @@ impl Daemon {
                 tracing::info!("the new configuration is in force");
                 if before.etcd != config.etcd {
                     self.link.renew(now);
-                } else if material_changed {
+                } else if files_changed {
                     self.link.files_changed(now);
                 }
             }

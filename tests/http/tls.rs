@@ -219,9 +219,12 @@ async fn the_daemon_rotates_its_certificate_and_the_command_line_finds_it() {
     assert!(said.contains("2090-01-01T00:00:00Z") && code == Some(1), "{said}");
     let (code, said) = daemon.run(&["quiesce"]);
     assert_eq!(code, Some(0), "{said}");
+    let log = daemon.log();
     for secret in ["hunter2", second.key.lines().nth(1).unwrap()] {
-        assert!(!daemon.log().contains(secret), "{}", daemon.log());
+        assert!(!log.contains(secret), "{log}");
     }
+    assert!(log.contains("certificate or the token of the port changed"), "{log}");
+    assert!(!log.contains("connects anew"), "what is the port's is no news to etcd: {log}");
 }
 
 #[tokio::test]
