@@ -13,9 +13,9 @@ from cluster import Janitor, Janitors, Members
 from machine import ROOT, describe, fail, ours, share, table, total, until
 
 # In every pod of every etcd, for years. Bytes, of the static release build.
-LARGEST = 7_500_000
+LARGEST = 7_000_000
 # Where there is no musl: glibc's archive, and no packed relocations.
-LARGEST_WITH_GLIBC = 9_400_000
+LARGEST_WITH_GLIBC = 8_300_000
 IDLE = "compaction: { schedule: '0 0 1 1 *' }\ndefrag: { schedule: '0 0 1 1 *' }\n"
 
 
@@ -112,7 +112,7 @@ def footprint(options):
     ]
     rows = [[name, there, with_tls, reach] for (name, reach), there, with_tls in zip(rows, plain, secured)]
     binary = ours("etcd-janitor").stat().st_size
-    rows.append(["binary", f"{binary / 1e6:.2f} MB", "", f"{LARGEST / 1e6:.1f} MB"])
+    rows.append(["binary", f"{binary / 1e6:.2f} MB", "", "7.5 MB"])
     archive = image()
     rows.append(["image", f"{archive / 1e6:.2f} MB" if archive else "no buildah here", "", "8.0 MB"])
     table(["", "measured", "with mutual TLS on both sides", "reach"], rows)
