@@ -34,6 +34,19 @@ fn three_janitors_that_fire_together_are_all_done_in_one_round_and_the_leader_go
     }
 }
 
+/// Each second that it hesitates is one more of the round.
+#[test]
+fn the_leaders_janitor_queues_as_soon_as_the_others_are_through() {
+    for seed in 0..20 {
+        let mut world = World::new(Setup { seed, defrag_ms: (20_000, 30_000), ..Setup::calm(3) });
+        world.run_while(600, |world| world.judge.begun.len() < 2).unwrap();
+        world.run_while(600, |world| !world.cluster.store.turns.is_empty()).unwrap();
+        let free = world.now;
+        world.run_while(600, |world| world.cluster.store.turns.is_empty()).unwrap();
+        assert!(world.now - free < SEC, "seed {seed}: {} ms", (world.now - free) * 1000 / SEC);
+    }
+}
+
 /// An election, or a member that was not done yet when it was given leadership and hands it on in its own turn.
 #[test]
 fn leadership_that_came_back_is_moved_again_to_a_member_that_is_done() {
@@ -237,10 +250,11 @@ fn an_intent_that_lands_after_its_writer_gave_up_on_it_is_cleared() {
 }
 
 /// Those that last: a round that is blocked or that waits for its leader is in one of them.
-const PHASES: [&str; 15] = [
+const PHASES: [&str; 16] = [
     "waiting for the jitter to pass",
     "waiting for still figures",
     "waiting to queue",
+    "leads: waiting for the others to be through",
     "joining the queue",
     "in the queue",
     "has the turn, judging the cluster",

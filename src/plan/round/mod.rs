@@ -38,7 +38,7 @@ const QUEUE_EVERY: Duration = Duration::from_secs(2);
 /// How often the queue is looked at while others are before us. What happens in it is noticed by a watch; this is for
 /// when the watch is silent.
 const QUEUED_EVERY: Duration = Duration::from_secs(10);
-/// How often the leader's janitor looks whether the others are through.
+/// How often the leader's janitor looks whether the others are through. The watch says that sooner.
 const OTHERS_EVERY: Duration = Duration::from_secs(5);
 /// How often leadership is looked at after it was moved.
 const SETTLE_EVERY: Duration = Duration::from_millis(500);
@@ -54,6 +54,7 @@ enum Phase {
     Arriving,
     Measuring { still: Option<(Mono, Figures)>, began: Mono },
     Approaching,
+    LettingOthersGo,
     Joining,
     Queued,
     Judging { since: Mono },
@@ -235,6 +236,7 @@ impl Round {
             Phase::Arriving | Phase::Measuring { .. } => "waiting for still figures",
             Phase::Approaching if self.blocked.is_some() => "waiting for a reason to pass",
             Phase::Approaching => "waiting to queue",
+            Phase::LettingOthersGo => "leads: waiting for the others to be through",
             Phase::Joining => "joining the queue",
             Phase::Queued => "in the queue",
             Phase::Judging { .. } => "has the turn, judging the cluster",
@@ -287,7 +289,7 @@ impl Round {
 
     /// Looks at the queue now: a key in it changed.
     pub fn queue_changed(&mut self, now: Now) -> Vec<Step> {
-        if matches!(self.phase, Phase::Queued) {
+        if matches!(self.phase, Phase::Queued | Phase::LettingOthersGo) {
             self.at = self.at.min(now.mono);
         }
         self.tick(now)
@@ -386,6 +388,7 @@ impl Round {
             }
             Phase::Arriving
             | Phase::Approaching
+            | Phase::LettingOthersGo
             | Phase::Queued
             | Phase::Judging { .. }
             | Phase::Settling { .. }
