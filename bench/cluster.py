@@ -1,5 +1,6 @@
 """Real members and daemons; both end with their `with` block, whatever happens."""
 
+import collections
 import json
 import os
 import shutil
@@ -148,6 +149,15 @@ class Members:
         pages = self.pages()
         name = "etcd_disk_backend_defrag_duration_seconds"
         return (sum(total(page, name + "_count") for page in pages), sum(total(page, name + "_sum") for page in pages))
+
+    def flushes(self):
+        """How many flushes of etcd's log took at most so many seconds, of all members: its histogram, whose bounds double."""
+        counts = collections.Counter()
+        for page in self.pages():
+            for key, value in page.items():
+                if key.startswith("etcd_disk_wal_fsync_duration_seconds_bucket"):
+                    counts[float(key.split('le="')[1].split('"')[0])] += value
+        return counts
 
     def move_leader(self):
         """By hand, as an operator does it: to the next member."""

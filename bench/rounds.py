@@ -50,6 +50,13 @@ def schedule(options, drain):
             f"leader_wait: 5m, window: 30m, drain: {drain}, liveness_budget: 0s }}\n")
 
 
+def slowest(before, after):
+    """The bound that the slowest flush of the log kept, between two readings of the histogram."""
+    bounds = sorted(after)
+    counts = [after[bound] - before[bound] for bound in bounds]
+    return next(bound for bound, count in zip(bounds, counts) if count == counts[-1])
+
+
 def one_round(name, act, data, options, drain):
     """A round, an equally long time without one, and a leadership that is moved by hand."""
     with Members(3, data=data) as members:
@@ -57,6 +64,7 @@ def one_round(name, act, data, options, drain):
         time.sleep(3)
         size, in_use = members.sizes()
         changes = members.leader_changes()
+        flushes = members.flushes()
         count, seconds = members.defrags()
         janitors = Janitors(members, schedule(options, drain)) if drain is not None else None
         if janitors:
@@ -75,6 +83,7 @@ def one_round(name, act, data, options, drain):
             # A lease that nobody could renew is gone within its time.
             time.sleep(options.lease + 1)
             lost, watch_end = leases.lost(), time.monotonic()
+            flushed = members.flushes()
             watch.finish()
             if watch.first is None:
                 raise RuntimeError(f"{name}: no defrag was seen")
@@ -86,6 +95,7 @@ def one_round(name, act, data, options, drain):
             quiet_from = time.monotonic()
             time.sleep(long)
             quiet_to = time.monotonic()
+            flush = {"round": slowest(flushes, flushed), "quiet": slowest(flushed, members.flushes())}
             members.move_leader()
             time.sleep(8)
             by_hand_to = time.monotonic()
@@ -105,7 +115,7 @@ def one_round(name, act, data, options, drain):
         "wall": watch.last - watch.first, "defrags": took - seconds, "leases": lost, "changes": moved,
         "reclaimed": (size - after) / max(size - in_use, 1.0), "peak": peak, "bound": bound,
         "pinned_leader": max(took for begun, took, _ in clients.kinds["pinned"][leader].calls if begun < watch_end),
-        "seen": seen,
+        "seen": seen, "flush": flush,
     }
     tell(name, result)
     return result
@@ -118,7 +128,7 @@ def tell(name, result):
                       f"failed {len(seen[kind]['round']['failures'])} of {seen[kind]['round']['calls']}" for kind in seen)
     print(f"<!-- {name}: wall {result['wall']:.1f} s, defrags {result['defrags']:.1f} s; {words}; quiet longest "
           f"{seen['balanced']['quiet']['longest']:.3f} s; by hand longest {seen['balanced']['by_hand']['longest']:.2f} s; "
-          f"leases lost {result['leases']}; failures of the balanced {seen['balanced']['round']['failures']}, by hand "
+          f"slowest flush {result['flush']}; leases lost {result['leases']}; failures of the balanced {seen['balanced']['round']['failures']}, by hand "
           f"{seen['balanced']['by_hand']['failures']} -->", flush=True)
 
 
@@ -169,25 +179,27 @@ def show(seen, options):
                f"{middle(results, lambda r: r['reclaimed']):.0%}",
            ] for name, results in seen.items()])
     table(["clients in a round by", "pinned: longest wait", "pinned to the first leader", "failing over: longest",
-           "lost", "balanced: longest", "lost", "failed", "slower than allowed"], [[
+           "lost", "balanced: longest", "lost", "failed", "slower than allowed", "slowest flush of etcd's log"], [[
                name, f"{middle(results, of('pinned', 'longest')):.2f} s",
                f"{middle(results, lambda r: r['pinned_leader']):.2f} s", f"{middle(results, of('moving', 'longest')):.2f} s",
                f"{middle(results, of('moving', 'lost')):.2f} s", f"{middle(results, of('balanced', 'longest')):.2f} s",
                f"{middle(results, of('balanced', 'lost')):.2f} s",
                f"{middle(results, failed('balanced')):.0f} of {middle(results, of('balanced', 'calls')):.0f}",
                f"{middle(results, lambda r: sum(took > r['bound'] for took in r['seen']['balanced']['round']['slow'])):.0f}",
+               f"≤ {middle(results, lambda r: r['flush']['round']):.2f} s",
            ] for name, results in seen.items()])
     held = {"etcdctl": "`etcdctl lease keep-alive`", "moving": "clients that fail over", "balanced": "balanced clients"}
     table([f"leases of {options.lease} s lost in all rounds, held by", *held.values()], [[
         name, *(f"{sum(result['leases'][kind] for result in results)} of {3 * len(results)}" for kind in held)
     ] for name, results in seen.items()])
     every = [result for results in seen.values() for result in results]
-    table(["balanced clients", "longest wait, median", "most", "failed, in all"], [
+    table(["balanced clients", "longest wait, median", "most", "failed, in all", "slowest flush, median"], [
         ["a quiet time as long as the round", f"{middle(every, of('balanced', 'longest', 'quiet')):.3f} s",
-         f"{max(map(of('balanced', 'longest', 'quiet'), every)):.3f} s", sum(map(failed("balanced", "quiet"), every))],
+         f"{max(map(of('balanced', 'longest', 'quiet'), every)):.3f} s", sum(map(failed("balanced", "quiet"), every)),
+         f"≤ {middle(every, lambda r: r['flush']['quiet']):.2f} s"],
         ["`etcdctl move-leader`, and eight seconds", f"{middle(every, of('balanced', 'longest', 'by_hand')):.3f} s",
          f"{max(map(of('balanced', 'longest', 'by_hand'), every)):.3f} s",
-         sum(map(failed("balanced", "by_hand"), every))],
+         sum(map(failed("balanced", "by_hand"), every)), ""],
     ])
     peaks = [result["peak"] for result in every if result["peak"]]
     if peaks:

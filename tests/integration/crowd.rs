@@ -144,8 +144,6 @@ async fn besieged(tls: bool) {
         let certs = Certs::create(&janitor.folder().join("certs"));
         let (cert, key) = (certs.server_cert.display(), certs.server_key.display());
         janitor.reload(&format!("{yaml}http: {{ tls: {{ cert_file: {cert}, key_file: {key} }} }}\n")).await;
-        let again = Duration::from_secs(10);
-        janitor.event("etcd is connected anew", again, |event| event["message"] == "connected anew").await;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&certs.ca).expect("a certificate")).expect("an authority");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
