@@ -98,11 +98,14 @@ impl Error {
 
     /// As a reason for rounds.
     pub fn blocked(&self) -> Blocked {
+        if self.class == Class::Learner {
+            // Where users are asked for that is everything: a learner takes no password.
+            return Blocked::new(Reason::Learner, format!("promote it, or remove it and add it again: {self}"));
+        }
         let reason = match self.class {
             Class::Auth | Class::Token => Reason::Auth,
             Class::Tls | Class::Local => Reason::Tls,
             Class::Nospace => Reason::Nospace,
-            Class::Learner => Reason::Learner,
             Class::WrongMember => Reason::WrongMember,
             Class::NotLeader => Reason::LeaderChanged,
             _ => Reason::EtcdUnavailable,

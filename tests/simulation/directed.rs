@@ -154,6 +154,19 @@ fn nobody_starts_under_a_hold_and_an_expired_one_does_not_count() {
     assert_eq!(world.judge.begun.len(), 3);
 }
 
+/// All of them come back from it at once, the leader's janitor as well.
+#[test]
+fn after_a_hold_the_leader_goes_last_as_ever() {
+    for seed in 0..20 {
+        let mut world = World::new(Setup { seed, ..Setup::calm(3) });
+        let leader = world.cluster.leader.unwrap();
+        world.set_hold(200);
+        world.run().unwrap();
+        assert_eq!(world.judge.begun.last().map(|(_, member)| *member), Some(leader), "seed {seed}");
+        assert_eq!(world.cluster.term, 3, "seed {seed}: leadership moved once");
+    }
+}
+
 #[test]
 fn nospace_is_not_cleared_under_a_hold() {
     let mut world = World::new(Setup::calm(3));

@@ -54,7 +54,7 @@ impl Round {
         self.notice(&look);
         match self.phase.clone() {
             Phase::Arriving => self.go(Phase::Measuring { still: None, began: now.mono }, now.mono),
-            Phase::Approaching | Phase::LettingOthersGo => self.approach(&look, now, steps),
+            Phase::Approaching | Phase::LettingOthersGo { .. } => self.approach(&look, now, steps),
             Phase::Queued => self.queued(&look, now, steps),
             Phase::Judging { since } => self.judge(&look, since, now, steps),
             Phase::Settling { since, seen } => self.settle_leader(&look, since, seen, now, steps),
@@ -126,7 +126,11 @@ impl Round {
             }
             Approach::LetOthersGo => {
                 self.blocked = None;
-                self.go(Phase::LettingOthersGo, now.mono + OTHERS_EVERY);
+                let since = match self.phase {
+                    Phase::LettingOthersGo { since } => since,
+                    _ => now.mono,
+                };
+                self.go(Phase::LettingOthersGo { since }, now.mono + OTHERS_EVERY);
             }
             Approach::Clear if self.policy.dry_run => {
                 let moves =

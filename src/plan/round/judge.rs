@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Round;
+use super::{OTHERS_EVERY, Phase, Round};
 use crate::plan::cluster::{AlarmKind, Look, MemberLook, QuotaBytes, Records, all_well, listed, no_alarm};
 use crate::plan::guard;
 use crate::plan::hold::no_hold;
@@ -56,7 +56,12 @@ impl Round {
         }
         if look.voter_count() > 1 && self.leads(look) {
             let waited = now.mono.since(self.started);
-            let others_done = quiet && waited >= self.policy.leader_head_start;
+            // What was in our way was in theirs: whoever waited for the same comes back when we do.
+            let let_them = match self.phase {
+                Phase::LettingOthersGo { since } => now.mono.since(since) >= OTHERS_EVERY,
+                _ => false,
+            };
+            let others_done = quiet && let_them && waited >= self.policy.leader_head_start;
             if !others_done && waited < self.policy.leader_wait {
                 return Approach::LetOthersGo;
             }

@@ -54,7 +54,7 @@ enum Phase {
     Arriving,
     Measuring { still: Option<(Mono, Figures)>, began: Mono },
     Approaching,
-    LettingOthersGo,
+    LettingOthersGo { since: Mono },
     Joining,
     Queued,
     Judging { since: Mono },
@@ -236,7 +236,7 @@ impl Round {
             Phase::Arriving | Phase::Measuring { .. } => "waiting for still figures",
             Phase::Approaching if self.blocked.is_some() => "waiting for a reason to pass",
             Phase::Approaching => "waiting to queue",
-            Phase::LettingOthersGo => "leads: waiting for the others to be through",
+            Phase::LettingOthersGo { .. } => "leads: waiting for the others to be through",
             Phase::Joining => "joining the queue",
             Phase::Queued => "in the queue",
             Phase::Judging { .. } => "has the turn, judging the cluster",
@@ -289,7 +289,7 @@ impl Round {
 
     /// Looks at the queue now: a key in it changed.
     pub fn queue_changed(&mut self, now: Now) -> Vec<Step> {
-        if matches!(self.phase, Phase::Queued | Phase::LettingOthersGo) {
+        if matches!(self.phase, Phase::Queued | Phase::LettingOthersGo { .. }) {
             self.at = self.at.min(now.mono);
         }
         self.tick(now)
@@ -388,7 +388,7 @@ impl Round {
             }
             Phase::Arriving
             | Phase::Approaching
-            | Phase::LettingOthersGo
+            | Phase::LettingOthersGo { .. }
             | Phase::Queued
             | Phase::Judging { .. }
             | Phase::Settling { .. }
