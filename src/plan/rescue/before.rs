@@ -20,6 +20,7 @@ pub struct Before {
     /// When it began.
     pub begun: Mono,
     defrags: BTreeMap<MemberId, Defrags>,
+    /// Who had NOSPACE, in this look or in the newest one that showed every member.
     nospace: BTreeSet<MemberId>,
     /// A member lacks room, or is in a defrag: no janitor clears NOSPACE.
     short: bool,
@@ -85,10 +86,15 @@ impl Before {
             member.scrape.as_ref().is_ok_and(|scrape| scrape.defrags_open > 0)
                 || member.status.as_ref().is_ok_and(|status| !has_room(look, member, status, policy))
         };
+        // While one is silent (in its defrag) it is not judged who cleared what: that is for the first look that shows all.
+        let mut nospace = nospace(look);
+        if !everybody_tells(look) {
+            nospace.extend(before.iter().flat_map(|before| &before.nospace));
+        }
         Before {
             begun,
             defrags: defrags.collect(),
-            nospace: nospace(look),
+            nospace,
             short: look.members.iter().any(short),
             of_a_round: of_a_round(look),
         }
@@ -130,9 +136,13 @@ impl Before {
     pub fn cleared_too_early(&self, look: &Look, gone: bool) -> bool {
         let recent = look.begun.mono.since(self.begun) <= RECENT;
         let now = nospace(look);
-        let told = gone || look.members.iter().all(|member| member.status.is_ok());
+        let told = gone || everybody_tells(look);
         self.short && !self.of_a_round && recent && told && !self.nospace.is_subset(&now)
     }
+}
+
+fn everybody_tells(look: &Look) -> bool {
+    look.members.iter().all(|member| member.status.is_ok())
 }
 
 fn nospace(look: &Look) -> BTreeSet<MemberId> {

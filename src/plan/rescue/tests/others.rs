@@ -128,6 +128,32 @@ fn an_operator_is_noticed_by_what_is_short() {
     }
 }
 
+/// In its defrag a member tells nothing, and the other looks of that time show the new alarms alone.
+#[test]
+fn alarms_that_were_cleared_while_a_member_was_silent_are_noticed_when_it_is_back() {
+    for cleared in [false, true] {
+        let mut third = Played::new(3, &[(64, 20); 3], policy());
+        third.pass(5);
+        let answer = third.look.members[1].status.clone();
+        third.look.members[1].status = Err(Blocked::new(Reason::EtcdUnavailable, "in its defrag"));
+        scrape(&mut third.look, 1).defrags_open = 1;
+        third.pass(2);
+        let keep = |look: &mut Look, index| {
+            status(look, index).alarms.retain(|alarm| !cleared || alarm.member == MemberId(1));
+        };
+        keep(&mut third.look, 0);
+        keep(&mut third.look, 2);
+        third.pass(6);
+        third.look.members[1].status = answer;
+        keep(&mut third.look, 1);
+        status(&mut third.look, 1).db_size = 20 * MIB;
+        let own = scrape(&mut third.look, 1);
+        (own.defrags_open, own.defrag_count) = (0, 1);
+        third.pass(2);
+        assert_eq!(third.said.iter().any(|said| said.contains("NOSPACE was cleared")), cleared, "{:?}", third.said);
+    }
+}
+
 /// Ten seconds are nobody's who saw the change, and enough for somebody who saw more than a janitor that has just begun.
 #[test]
 fn a_defrag_that_begins_too_early_is_no_janitors() {
