@@ -128,8 +128,8 @@ def tell(name, result):
                       f"failed {len(seen[kind]['round']['failures'])} of {seen[kind]['round']['calls']}" for kind in seen)
     print(f"<!-- {name}: wall {result['wall']:.1f} s, defrags {result['defrags']:.1f} s; {words}; quiet longest "
           f"{seen['balanced']['quiet']['longest']:.3f} s; by hand longest {seen['balanced']['by_hand']['longest']:.2f} s; "
-          f"slowest flush {result['flush']}; leases lost {result['leases']}; failures of the balanced {seen['balanced']['round']['failures']}, by hand "
-          f"{seen['balanced']['by_hand']['failures']} -->", flush=True)
+          f"slowest flush {result['flush']}; leases lost {result['leases']}; failures of the balanced "
+          f"{seen['balanced']['round']['failures']}, by hand {seen['balanced']['by_hand']['failures']} -->", flush=True)
 
 
 def rounds(options):

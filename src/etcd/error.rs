@@ -274,6 +274,15 @@ mod tests {
         }
     }
 
+    /// Its status cannot be had with a password, and etcd's words alone say nothing of what to do.
+    #[test]
+    fn a_learner_that_answers_nobody_names_its_remedy() {
+        let error = Error::new(Class::Learner, "Authenticate", "https://m3", "rpc not supported for learner");
+        let blocked = error.blocked();
+        assert_eq!(blocked.reason, Reason::Learner);
+        assert!(blocked.detail.starts_with("promote it") && blocked.detail.ends_with("for learner"), "{blocked:?}");
+    }
+
     /// What 4,000 attempts with a client certificate that etcd refuses ended with, where they did not end with its reason.
     #[test]
     fn connections_that_are_cut_off_are_told_from_those_that_were_never_made() {

@@ -20,7 +20,7 @@ pub struct Before {
     /// When it began.
     pub begun: Mono,
     defrags: BTreeMap<MemberId, Defrags>,
-    /// Who had NOSPACE, in this look or in the newest one that showed every member.
+    /// Who had NOSPACE: in this look, and while some are silent in those since the newest that showed every member.
     nospace: BTreeSet<MemberId>,
     /// A member lacks room, or is in a defrag: no janitor clears NOSPACE.
     short: bool,
