@@ -66,6 +66,7 @@ enum News {
     Polled(Result<crate::etcd::LocalStatus, crate::etcd::Error>),
     Answered(Ticket, Answer),
     Surveyed(Result<crate::plan::compaction::Survey, Blocked>),
+    Traced(i64, Result<crate::etcd::Trace, Blocked>),
     Compacted(Result<String, Blocked>),
     Stored(Result<(), Blocked>),
     History(Result<Vec<RoundRecord>, Error>),
@@ -322,6 +323,10 @@ impl Daemon {
                 self.view.compact_revision =
                     survey.as_ref().ok().and_then(|survey| survey.compact_revision).or(self.view.compact_revision);
                 let step = self.compactor.as_mut().and_then(|compactor| compactor.surveyed(survey, now));
+                self.compaction_steps(step);
+            }
+            News::Traced(revision, trace) => {
+                let step = self.compactor.as_mut().and_then(|compactor| compactor.traced(revision, trace));
                 self.compaction_steps(step);
             }
             News::Compacted(result) => {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::etcd::{self, Calls, Class, Clock, Cluster, Error, Identity};
 use crate::http::Metrics;
 use crate::plan::cluster::{Look, Place};
-use crate::plan::compaction::{Compactor, Step as CompactionStep, Survey};
+use crate::plan::compaction::{Compactor, Step as CompactionStep, Survey, Trace};
 use crate::plan::forecast::{forecast, measured_by_etcd, recorded};
 use crate::plan::janitor::Janitor;
 use crate::plan::member::{MemberId, RoundId, RoundKind};
@@ -296,6 +296,7 @@ pub async fn compact(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, St
                 }
                 step
             }
+            Did::Traced(revision, trace) => compactor.traced(revision, trace),
             Did::Compacted(result) => compactor.compacted(result, clock.mono()),
             Did::Stored(result) => {
                 if let Err(error) = result {
@@ -311,6 +312,7 @@ pub async fn compact(config: &Config, mut tell: Tell<'_>) -> Result<(Outcome, St
 /// What came of one step of a compaction.
 enum Did {
     Surveyed(Result<Survey, Blocked>),
+    Traced(i64, Result<Trace, Blocked>),
     Compacted(Result<String, Blocked>),
     Stored(Result<(), Error>),
     Waited,
@@ -327,6 +329,9 @@ async fn carry_out(
     match step {
         Some(CompactionStep::Survey) => {
             Did::Surveyed(etcd::survey(cluster, clock).await.map_err(|error| error.blocked()))
+        }
+        Some(CompactionStep::Trace(revision)) => {
+            Did::Traced(revision, etcd::trace(cluster, revision).await.map_err(|error| error.blocked()))
         }
         Some(CompactionStep::Compact(revision)) => {
             let result = etcd::compact(cluster, revision, config.compaction.physical).await;

@@ -268,6 +268,9 @@ impl Daemon {
             CompactionStep::Survey => self.spawn(async move {
                 News::Surveyed(etcd::survey(&cluster, &clock).await.map_err(|error| error.blocked()))
             }),
+            CompactionStep::Trace(revision) => self.spawn(async move {
+                News::Traced(revision, etcd::trace(&cluster, revision).await.map_err(|error| error.blocked()))
+            }),
             CompactionStep::Compact(revision) => {
                 let physical = config.compaction.physical;
                 tracing::info!(task = "compaction", revision, physical, "compacts");

@@ -16,7 +16,7 @@ use crate::plan::hold::no_hold;
 use crate::plan::record::{Hold, Keys, WindowRecord, read, write};
 use crate::plan::retention::ClusterTime;
 
-pub use crate::plan::compaction::Survey;
+pub use crate::plan::compaction::{Survey, Trace};
 
 /// A kube-apiserver writes this key with every compaction of its own.
 const KUBERNETES_KEY: &str = "compact_rev_key";
@@ -28,6 +28,10 @@ const BETWEEN_STEPS: Duration = Duration::from_secs(2);
 /// Between a compaction and the record of it: five of etcd's usual batch intervals, so that the record is in a commit of
 /// its own.
 const BEFORE_WINDOW: Duration = Duration::from_millis(500);
+
+/// Most windows that are read to bear one out. Between the compacted revision and the next one to compact to there is
+/// one for each compaction of that time: a few.
+const TRACED: usize = 64;
 
 /// How a compaction went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +135,34 @@ pub fn median(clocks: &[(Listed, DateTime<Utc>)]) -> Option<DateTime<Utc>> {
     let mut dates: Vec<DateTime<Utc>> = clocks.iter().map(|(_, date)| *date).collect();
     dates.sort_unstable();
     dates.get(dates.len().saturating_sub(1) / 2).copied()
+}
+
+/// Which windows were on record up to `revision`: read from the store's history, which nobody changes.
+pub async fn trace(cluster: &Cluster, revision: i64) -> Result<Trace, Error> {
+    let connection = cluster.local().await?;
+    let key = Keys::new(&cluster.etcd().prefix).window();
+    let (mut at, mut newest) = (revision, None);
+    for _ in 0..TRACED {
+        let found = connection
+            .call("Range", cluster.etcd().request_timeout, |mut client| {
+                let key = key.clone();
+                async move { client.get(key, Some(GetOptions::new().with_revision(at))).await }
+            })
+            .await;
+        let found = match found {
+            Err(error) if error.class == Class::Compacted => return Ok(newest.map_or(Trace::Broken, Trace::Dated)),
+            found => found?,
+        };
+        let Some(kv) = found.kvs().first() else { break };
+        let Ok(window) = read::<WindowRecord>(kv.value()) else { break };
+        newest = newest.max(window.samples.iter().map(|sample| sample.at).max());
+        at = kv.mod_revision() - 1;
+        if at < 1 {
+            // To etcd that would be the newest revision.
+            break;
+        }
+    }
+    Ok(Trace::Broken)
 }
 
 /// Compacts to `revision - 1`, then to `revision`: the second step makes every member commit, which refreshes its

@@ -35,7 +35,7 @@ pub use alarm::{compare_hashes, disarm, prove, refresh};
 pub use calls::Calls;
 pub use clock::Clock;
 pub use cluster::{Cluster, Identity, Listed};
-pub use compaction::{Compacted, Survey, compact, median, member_clocks, store_window, survey};
+pub use compaction::{Compacted, Survey, Trace, compact, median, member_clocks, store_window, survey, trace};
 pub use connection::Connection;
 pub use defrag::{defragment, move_leader};
 pub use disk::disk;

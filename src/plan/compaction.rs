@@ -12,6 +12,8 @@ use super::record::{VERSION, WindowRecord};
 use super::retention::{ClusterTime, Sample, Samples};
 use super::snapshot::OthersCompact;
 use super::time::{Mono, Now};
+use on_record::OnRecord;
+pub use on_record::Trace;
 
 /// How long each further follower waits for those before it.
 const PER_RANK: Duration = Duration::from_secs(60);
@@ -90,6 +92,8 @@ pub struct Survey {
 pub enum Step {
     /// Read a [`Survey`].
     Survey,
+    /// Read which windows were on record when the store was at this revision. Answer: [`Compactor::traced`].
+    Trace(i64),
     /// Compact to one below this revision, then to it.
     Compact(i64),
     /// Store this beside the compaction.
@@ -119,6 +123,7 @@ enum Phase {
     Idle,
     Surveying { waited: Option<Undone> },
     Waiting { until: Mono, undone: Undone },
+    Tracing(OnRecord),
     Compacting { target: i64, at: Option<ClusterTime> },
     Storing { target: i64, said: String },
 }
@@ -137,7 +142,10 @@ pub struct Compactor {
     /// The newest survey found a kube-apiserver's keyspace.
     kubernetes: bool,
     started: Mono,
-    restored: bool,
+    /// When this process first sampled: what is older was on record.
+    first_sample: Option<Mono>,
+    /// What the members' clocks said when the window on record was taken over.
+    restored: Option<ClusterTime>,
     /// Since when every movement of the compact revision is explained by janitors.
     watched_since: Mono,
     seen: Option<i64>,
@@ -170,7 +178,8 @@ impl Compactor {
             rescue: false,
             kubernetes: false,
             started: now,
-            restored: false,
+            first_sample: None,
+            restored: None,
             watched_since: now,
             seen: None,
             sent: 0,
@@ -187,6 +196,7 @@ impl Compactor {
 
     /// The store was at `revision` just now.
     pub fn sample(&mut self, revision: i64, now: Mono) {
+        self.first_sample.get_or_insert(now);
         let sample = Sample { at: now, revision };
         self.samples.add(sample, self.policy.window().max(self.policy.rescue_retention));
     }
@@ -222,6 +232,7 @@ impl Compactor {
             Phase::Idle => "idle",
             Phase::Surveying { .. } => "reading the cluster",
             Phase::Waiting { .. } => "waiting for the leader's janitor",
+            Phase::Tracing(_) => "reading earlier records",
             Phase::Compacting { .. } => "compacting",
             Phase::Storing { .. } => "storing the window",
         }
@@ -263,7 +274,9 @@ impl Compactor {
     /// Gives up what has not been sent.
     pub fn stop(&mut self, reason: Reason) -> Option<Step> {
         match self.phase {
-            Phase::Surveying { .. } | Phase::Waiting { .. } => Some(self.end(Outcome::Skipped(reason), "", None)),
+            Phase::Surveying { .. } | Phase::Waiting { .. } | Phase::Tracing(_) => {
+                Some(self.end(Outcome::Skipped(reason), "", None))
+            }
             _ => None,
         }
     }
@@ -295,16 +308,18 @@ impl Compactor {
                     self.phase = Phase::Waiting { until, undone: Undone { target, before } };
                     return None;
                 }
-                _ if self.policy.dry_run => {
-                    let detail = format!("would compact to revision {target}");
-                    self.end(Outcome::Skipped(Reason::DryRun), &detail, None)
-                }
-                _ => {
-                    self.phase = Phase::Compacting { target, at: survey.cluster_time };
-                    Step::Compact(target)
-                }
+                _ => self.trace_or_compact(target, survey.cluster_time, now.mono),
             },
         })
+    }
+
+    fn compact(&mut self, target: i64, at: Option<ClusterTime>) -> Step {
+        if self.policy.dry_run {
+            let detail = format!("would compact to revision {target}");
+            return self.end(Outcome::Skipped(Reason::DryRun), &detail, None);
+        }
+        self.phase = Phase::Compacting { target, at };
+        Step::Compact(target)
     }
 
     /// The compaction was carried out (or was done already), or not.
@@ -375,10 +390,10 @@ impl Compactor {
         let explained = survey.window.as_ref().map_or(0, |window| window.compacted).max(self.sent);
         let observed = survey.compact_revision;
         self.surveyed = observed.map(|_| now);
-        if !self.restored
+        if self.restored.is_none()
             && let Some(cluster_time) = survey.cluster_time
         {
-            self.restored = true;
+            self.restored = Some(cluster_time);
             if let Some(window) = &survey.window {
                 self.samples.restore(window, now, cluster_time, survey.revision);
                 if observed == Some(window.compacted) {
@@ -507,6 +522,7 @@ impl Compactor {
 }
 
 mod for_rescue;
+mod on_record;
 
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,12 @@ impl ClusterTime {
         Some(ClusterTime { asked, earliest: dates[last / 2], latest: dates[dates.len() / 2] })
     }
 
+    /// What the clocks showed `span` before `now`, at the earliest.
+    pub fn earliest_before(&self, now: Mono, span: Duration) -> Option<DateTime<Utc>> {
+        let since = chrono::Duration::from_std(now.since(self.asked)).ok()?;
+        self.earliest.checked_add_signed(since)?.checked_sub_signed(chrono::Duration::from_std(span).ok()?)
+    }
+
     /// What the clocks show at `now`, at the latest.
     fn latest_at(&self, now: Mono) -> Option<DateTime<Utc>> {
         self.latest.checked_add_signed(chrono::Duration::from_std(now.since(self.asked)).ok()?)
@@ -97,6 +103,11 @@ impl Samples {
     /// The newest sample that is at least `retention` old.
     pub fn older_than(&self, now: Mono, retention: Duration) -> Option<Sample> {
         self.list.iter().rev().find(|sample| now.since_origin() >= (sample.at + retention).since_origin()).copied()
+    }
+
+    /// Forgets what was seen before this; all of it without an instant.
+    pub fn forget_before(&mut self, first: Option<Mono>) {
+        self.list.retain(|sample| first.is_some_and(|first| sample.at >= first));
     }
 
     /// The newest sample.

@@ -262,6 +262,47 @@ async fn started(janitors: &mut [Janitor], recorder: &Recorder, (newest, compact
     assert!(first <= newest, "{first} was written after the stop at {newest}: the window on record was of no use");
 }
 
+/// Waits until there was a window on record at every revision that is left: only then is one believed after a start.
+async fn windows_all_along(cluster: &Cluster, recorder: &Recorder, dated: &Dated) {
+    let window = format!("{}window", records::PREFIX);
+    eventually("the first window", PATIENCE, || async { records::all(cluster, 0).await.remove(&window) }).await;
+    compacted_past(recorder, dated).await;
+}
+
+/// Whoever may write under the prefix stores a window that makes everything old. What was on record before it tells how
+/// old it can be at most; a janitor that starts anew waits until it has seen enough itself.
+#[tokio::test]
+async fn another_window_on_record_makes_no_revision_older() {
+    // Longer than the janitors are away: what was written after the last window may be taken for as old as that one.
+    const KEPT: Duration = Duration::from_secs(20);
+    let cluster = Cluster::start(Spec::calm()).await;
+    let recorder = Recorder::start(&cluster).await;
+    let dated = Dated::start(&cluster).await;
+    let mut janitors = janitors(&cluster, &keeping(KEPT, "")).await;
+    windows_all_along(&cluster, &recorder, &dated).await;
+    for janitor in &mut janitors {
+        janitor.kill();
+    }
+    let window = format!("{}window", records::PREFIX);
+    let mut hostile = cluster.client(0).await;
+    let mut forged = records::all(&cluster, 0).await.remove(&window).expect("a window is on record");
+    // As if no other compactor had to be watched for.
+    forged["compacted"] = compacted_to(&recorder).into();
+    let long_ago = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+    forged["samples"] = serde_json::json!([{ "at": long_ago.to_rfc3339(), "revision": dated.newest() }]);
+    hostile.put(window, forged.to_string(), None).await.expect("a put");
+    for janitor in &mut janitors {
+        janitor.start_again().await;
+    }
+    for _ in 0..2 {
+        compacted_past(&recorder, &dated).await;
+    }
+    assert!(old_enough(recorder.finish(), dated, KEPT).await >= 3);
+    let said: Vec<Value> =
+        janitors.iter().flat_map(Janitor::events).filter(decided("but it was written after")).collect();
+    assert_eq!(said.len(), 1, "the leader's janitor says why it waits: {said:?}");
+}
+
 /// Ages across a restart are counted by the members' clocks, of which one may be wrong: an hour back at the one that
 /// leads when the window is written, an hour ahead at the one that leads when it is read.
 #[tokio::test]
@@ -279,7 +320,7 @@ async fn a_member_whose_clock_is_an_hour_off_makes_no_revision_older() {
         janitor.start_again().await;
         janitors.push(janitor);
     }
-    eventually("the first compaction", PATIENCE, || async { (compacted_to(&recorder) > 0).then_some(()) }).await;
+    windows_all_along(&cluster, &recorder, &dated).await;
     let stop = stopped(&cluster, &mut janitors, &recorder, &dated).await;
     cluster.proxy(writer).set(Mode::Pass).await;
     let reader = beside(writer);

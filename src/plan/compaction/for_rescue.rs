@@ -25,14 +25,7 @@ impl Compactor {
     /// needs a write.
     pub(super) fn judge_for_rescue(&mut self, survey: &Survey, now: Now) -> Step {
         match self.rescue_target(survey, now.mono) {
-            Ok(target) if self.policy.dry_run => {
-                let detail = format!("would compact to revision {target}");
-                self.end(Outcome::Skipped(Reason::DryRun), &detail, None)
-            }
-            Ok(target) => {
-                self.phase = Phase::Compacting { target, at: None };
-                Step::Compact(target)
-            }
+            Ok(target) => self.trace_or_compact(target, None, now.mono),
             Err(blocked) => self.end(Outcome::Skipped(blocked.reason), &blocked.detail, None),
         }
     }
@@ -74,7 +67,7 @@ impl Compactor {
         }
     }
 
-    fn rescue_keeps(&self, kubernetes: bool) -> Duration {
+    pub(super) fn rescue_keeps(&self, kubernetes: bool) -> Duration {
         Compactor::keeps(self.policy.rescue_to_head, self.policy.rescue_retention, kubernetes)
     }
 

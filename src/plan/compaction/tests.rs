@@ -31,6 +31,8 @@ struct World {
     leader: MemberId,
     compacted: i64,
     window: Option<WindowRecord>,
+    /// What was ever stored as the window, and at which revision; none: it was deleted.
+    stored: Vec<(i64, Option<WindowRecord>)>,
     kubernetes: bool,
     writes_until: u64,
     revisions_from: i64,
@@ -44,6 +46,7 @@ impl World {
             leader: ME,
             compacted: -1,
             window: None,
+            stored: Vec::new(),
             kubernetes: false,
             writes_until: u64::MAX,
             revisions_from: 1000,
@@ -76,15 +79,51 @@ impl World {
         }
     }
 
+    /// Somebody puts a window there, or deletes it.
+    fn store(&mut self, seconds: u64, window: Option<WindowRecord>) {
+        self.stored.push((self.revision(seconds), window.clone()));
+        self.window = window;
+    }
+
+    /// As etcd's history tells it.
+    fn trace(&self, upto: i64) -> Trace {
+        let (mut at, mut newest) = (upto, None);
+        while at >= self.compacted {
+            let on_record = self.stored.iter().rev().find(|(revision, _)| *revision <= at);
+            let Some((revision, Some(window))) = on_record else { return Trace::Broken };
+            newest = newest.max(window.samples.iter().map(|sample| sample.at).max());
+            at = revision - 1;
+        }
+        newest.map_or(Trace::Broken, Trace::Dated)
+    }
+
+    /// The janitor has run since the store began, and compacts every five minutes.
+    fn run(&mut self, from: u64, to: u64) {
+        for due in (from + 300..=to).step_by(300) {
+            self.sample(due - 300, due);
+            let _ = self.fire(due);
+        }
+    }
+
+    /// Its process starts anew, and knows what is on record. The new one's clock has another origin.
+    fn restart(&mut self, seconds: u64) {
+        self.compactor = Compactor::new(ME, policy(), at(seconds).mono);
+        self.sample(seconds, seconds + 300);
+    }
+
     /// Fires at `seconds` and carries out what the plan asks for: the revision compacted to, or why nothing was.
     fn fire(&mut self, seconds: u64) -> Result<i64, String> {
         assert_eq!(self.compactor.due(), Some(Step::Survey));
         let survey = self.survey(seconds);
-        match self.compactor.surveyed(Ok(survey), at(seconds)) {
+        let mut step = self.compactor.surveyed(Ok(survey), at(seconds));
+        if let Some(Step::Trace(revision)) = step {
+            step = self.compactor.traced(revision, Ok(self.trace(revision)));
+        }
+        match step {
             Some(Step::Compact(revision)) => {
                 self.compacted = revision;
                 match self.compactor.compacted(Ok("done".to_owned()), at(seconds).mono) {
-                    Some(Step::Store(window)) => self.window = Some(window),
+                    Some(Step::Store(window)) => self.store(seconds, Some(window)),
                     other => panic!("{other:?}"),
                 }
                 assert!(matches!(self.compactor.stored(), Some(Step::Ended { outcome: Outcome::Done, .. })));
@@ -118,51 +157,155 @@ fn nothing_younger_than_the_retention_is_compacted_and_what_is_older_is() {
 
 #[test]
 fn after_a_restart_the_stored_window_counts_and_no_more() {
-    let mut before = World::new(policy());
-    before.sample(0, 2 * HOUR);
-    before.fire(2 * HOUR).unwrap();
     let restart = |change: &dyn Fn(&mut World)| {
         let mut world = World::new(policy());
-        (world.compacted, world.window) = (before.compacted, before.window.clone());
+        world.run(0, 3 * HOUR);
         change(&mut world);
-        // The new process's own clock has another origin; ages come from the members' clocks.
-        world.compactor = Compactor::new(ME, policy(), at(2 * HOUR + 300).mono);
-        world.sample(2 * HOUR + 300, 2 * HOUR + 600);
-        world.fire(2 * HOUR + 600)
+        world.restart(3 * HOUR);
+        (world.fire(3 * HOUR + 300), world)
     };
-    let revision = restart(&|_| {}).expect("what the window shows is old enough");
-    assert!(revision <= before.revision(HOUR + 600) && revision > before.compacted);
+    let (revision, world) = restart(&|_| {});
+    let revision = revision.expect("what the window shows is old enough");
+    let allowed = world.revision(2 * HOUR + 300);
+    // On record are some fifty samples of two hours.
+    assert!(revision <= allowed && revision > allowed - 300, "{revision} at {allowed}");
 
-    restart(&|world| world.window = None).expect_err("without a window nothing is known to be old");
-    let waits = restart(&|world| world.compacted += 50).expect_err("somebody compacted since");
+    restart(&|world| world.window = None).0.expect_err("without a window nothing is known to be old");
+    let waits = restart(&|world| world.compacted += 50).0.expect_err("somebody compacted since");
     assert!(waits.contains("watches"), "{waits}");
     restart(&|world| {
         let window = world.window.as_mut().unwrap();
         window.samples = vec![WindowSample { at: at(0).wall, revision: 1_000_000 }];
     })
+    .0
     .expect_err("a revision that is not there yet is not believed");
+}
+
+/// A window that names every revision up to `revision` as old as the store.
+fn forged(compacted: i64, revision: i64) -> Option<WindowRecord> {
+    let samples = vec![WindowSample { at: at(0).wall, revision }];
+    Some(WindowRecord { v: VERSION, compacted, member: OTHER, samples, extra: Default::default() })
+}
+
+type Way = fn(&mut World);
+
+/// Whoever may write under the prefix overwrites it once, again and again, deletes it in between, or comes first.
+#[test]
+fn another_window_makes_nothing_older() {
+    const END: u64 = 3 * HOUR;
+    let ways: [(&str, Way); 4] = [
+        ("it was written after", |world| {
+            world.run(0, END);
+            world.store(END + 1, forged(world.compacted, world.revision(END)));
+        }),
+        ("it was written after", |world| {
+            for now in (0..END).step_by(300) {
+                world.run(now, now + 300);
+                world.store(now + 301, forged(world.compacted, world.revision(now + 300)));
+            }
+        }),
+        ("no unbroken series", |world| {
+            for now in (0..END).step_by(300) {
+                world.run(now, now + 300);
+                world.store(now + 301, None);
+            }
+            world.store(END + 2, forged(world.compacted, world.revision(END)));
+        }),
+        ("no unbroken series", |world| world.store(END, forged(-1, world.revision(END)))),
+    ];
+    for (number, (said, way)) in ways.into_iter().enumerate() {
+        let mut world = World::new(policy());
+        way(&mut world);
+        world.restart(END + 3);
+        match world.fire(END + 303) {
+            Err(why) => assert!(why.contains(said), "{number}: {why}"),
+            Ok(revision) => panic!("{number}: {revision} is as young as {}", world.revision(END)),
+        }
+        // What it sees itself counts from now on.
+        let mut done = 0;
+        for due in (END + 600..END + 3 * HOUR).step_by(300) {
+            world.sample(due - 300, due);
+            if let Ok(revision) = world.fire(due) {
+                done += 1;
+                assert!(revision <= world.revision(due - HOUR), "{number}: {revision} at {due}");
+            }
+        }
+        assert!(done > 20, "{number}: {done}");
+    }
+}
+
+/// A rescue keeps less, and nothing that is younger than that either; it learns when there will be something.
+#[test]
+fn another_window_makes_nothing_older_for_a_rescue() {
+    const END: u64 = 3 * HOUR;
+    let rescue = |world: &mut World| {
+        assert_eq!(world.compactor.due_for_rescue(), Some(Step::Survey));
+        let now = at(END + 60);
+        let Some(Step::Trace(revision)) = world.compactor.surveyed(Ok(world.survey(END + 60)), now) else {
+            panic!("the record alone tells how old anything is");
+        };
+        (world.compactor.traced(revision, Ok(world.trace(revision))), world.compactor.rescue_possible_at(now))
+    };
+    let restarted = |forge: bool| {
+        let mut world = World::new(policy());
+        world.run(0, END);
+        if forge {
+            world.store(END + 1, forged(world.compacted, world.revision(END)));
+        }
+        world.compactor = Compactor::new(ME, policy(), at(END).mono);
+        world.sample(END, END + 60);
+        world
+    };
+    let mut world = restarted(false);
+    let (step, _) = rescue(&mut world);
+    let allowed = world.revision(END + 60 - 300);
+    assert!(matches!(step, Some(Step::Compact(to)) if to <= allowed && to > allowed - 300), "{step:?} at {allowed}");
+
+    let mut world = restarted(true);
+    let (step, possible) = rescue(&mut world);
+    assert!(matches!(step, Some(Step::Ended { outcome: Outcome::Skipped(Reason::NotNeeded), .. })), "{step:?}");
+    assert_eq!(possible.map(|possible| possible.mono), Some(at(END + 300).mono), "five minutes after it began to look");
+}
+
+/// An answer to a question that is not asked any more, and one that etcd did not give.
+#[test]
+fn a_trace_that_comes_late_or_not_at_all_lets_nothing_go() {
+    let mut world = World::new(policy());
+    world.run(0, 3 * HOUR);
+    world.restart(3 * HOUR);
+    let now = at(3 * HOUR + 300);
+    world.compactor.due();
+    let step = world.compactor.surveyed(Ok(world.survey(3 * HOUR + 300)), now);
+    let Some(Step::Trace(revision)) = step else { panic!("{step:?}") };
+    assert_eq!(world.compactor.traced(revision - 1, Ok(Trace::Dated(at(0).wall))), None);
+    let away = Blocked::new(Reason::EtcdUnavailable, "away");
+    let ended = world.compactor.traced(revision, Err(away));
+    assert!(matches!(ended, Some(Step::Ended { outcome: Outcome::Skipped(Reason::EtcdUnavailable), .. })), "{ended:?}");
+    assert_eq!(world.compactor.traced(revision, Ok(Trace::Dated(at(0).wall))), None);
+    assert!(world.fire(3 * HOUR + 301).is_ok(), "the record is asked again");
 }
 
 /// A physical compaction of millions of revisions: the clocks were read minutes before the window is stored.
 #[test]
 fn the_time_a_compaction_takes_makes_no_revision_older_after_a_restart() {
-    let mut before = World::new(policy());
-    before.sample(0, 2 * HOUR);
-    assert_eq!(before.compactor.due(), Some(Step::Survey));
-    let survey = before.survey(2 * HOUR);
-    let Some(Step::Compact(compacted)) = before.compactor.surveyed(Ok(survey), at(2 * HOUR)) else {
+    const LAST: u64 = 3 * HOUR;
+    let mut world = World::new(policy());
+    world.run(0, LAST - 300);
+    world.sample(LAST - 300, LAST);
+    assert_eq!(world.compactor.due(), Some(Step::Survey));
+    let survey = world.survey(LAST);
+    let Some(Step::Compact(compacted)) = world.compactor.surveyed(Ok(survey), at(LAST)) else {
         panic!("there is something to compact");
     };
-    before.sample(2 * HOUR, 2 * HOUR + 600);
-    let Some(Step::Store(window)) = before.compactor.compacted(Ok(String::new()), at(2 * HOUR + 600).mono) else {
+    world.compacted = compacted;
+    world.sample(LAST, LAST + 600);
+    let Some(Step::Store(window)) = world.compactor.compacted(Ok(String::new()), at(LAST + 600).mono) else {
         panic!("the window is stored with the compaction");
     };
-    let mut world = World::new(policy());
-    (world.compacted, world.window) = (compacted, Some(window));
-    world.compactor = Compactor::new(ME, policy(), at(2 * HOUR + 700).mono);
-    world.sample(2 * HOUR + 700, 2 * HOUR + 1200);
-    let revision = world.fire(2 * HOUR + 1200).expect("what the window shows is old enough");
-    let allowed = world.revision(HOUR + 1200);
+    world.store(LAST + 600, Some(window));
+    world.restart(LAST + 700);
+    let revision = world.fire(LAST + 1000).expect("what the window shows is old enough");
+    let allowed = world.revision(LAST - HOUR + 1000);
     assert!(revision <= allowed && revision > allowed - 300, "{revision} at {allowed}");
 }
 
