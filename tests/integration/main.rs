@@ -15,6 +15,7 @@ mod crowd;
 mod daemon;
 mod documents;
 mod faults;
+mod forged;
 mod guards;
 mod harness;
 mod hold;

@@ -43,7 +43,12 @@ pub async fn add_users(cluster: &Cluster) {
 }
 
 pub async fn client(cluster: &Cluster, user: Option<&str>) -> Client {
-    let url = &cluster.member(0).client_url;
+    client_at(cluster, 0, user).await
+}
+
+/// The same through this member.
+pub async fn client_at(cluster: &Cluster, through: usize, user: Option<&str>) -> Client {
+    let url = &cluster.member(through).client_url;
     let options = user.map(|user| etcd_client::ConnectOptions::new().with_user(user, PASSWORD));
     Client::connect([url], options).await.expect("the member is up, and the password right")
 }
