@@ -1,12 +1,18 @@
 //! Texts that are read from memory.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use etcd_janitor::etcd::exposition as page;
 use etcd_janitor::plan::cluster::{Stored, parse_alarm};
+use etcd_janitor::plan::compaction;
 use etcd_janitor::plan::hold::no_hold;
+use etcd_janitor::plan::member::MemberId;
 use etcd_janitor::plan::record::{self, Hold, Intent, RoundRecord, TurnRecord, WindowRecord};
+use etcd_janitor::plan::retention::ClusterTime;
 use etcd_janitor::plan::rule::{Figures, Quota, Rule};
 use etcd_janitor::plan::schedule::Schedule;
+use etcd_janitor::plan::time::{Mono, Now};
 use etcd_janitor::plan::zone::Zone;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,6 +95,43 @@ pub fn records(data: &[u8]) {
         over,
         "only a hold that can be read and is over lets anything start"
     );
+    window_of(data, now);
+}
+
+/// A janitor that has just started finds this window on record: it compacts nothing on that word alone.
+fn window_of(data: &[u8], now: DateTime<Utc>) {
+    let Ok(window) = record::read::<WindowRecord>(data) else { return };
+    let at = |seconds| Now { mono: Mono::new(Duration::from_secs(seconds)), wall: now };
+    let policy = compaction::Policy {
+        keep: compaction::Keep::Age(Duration::from_secs(3600)),
+        dry_run: false,
+        force_beside_others: true,
+        force_kubernetes: false,
+        rescue_retention: Duration::from_secs(300),
+        rescue_to_head: false,
+    };
+    let mut compactor = compaction::Compactor::new(MemberId(1), policy, at(1_000_000).mono);
+    compactor.sample(900, at(1_000_001).mono);
+    compactor.due();
+    let survey = compaction::Survey {
+        leader: Some(MemberId(1)),
+        voters: vec![MemberId(1)],
+        learner: false,
+        corrupt: false,
+        revision: 1000,
+        compact_revision: Some(10),
+        kubernetes: false,
+        window: Some(window),
+        hold: None,
+        cluster_time: ClusterTime::median(at(1_000_002).mono, vec![now], 1),
+    };
+    let step = compactor.surveyed(Ok(survey), at(1_000_003));
+    assert!(!matches!(step, Some(compaction::Step::Compact(_))), "compacted because somebody wrote so");
+    if let Some(compaction::Step::Trace(revision)) = step {
+        assert!((11..=900).contains(&revision), "compacted before, or newer than what was seen: {revision}");
+        let step = compactor.traced(revision, Ok(compaction::Trace::Broken));
+        assert!(matches!(step, Some(compaction::Step::Ended { .. })), "{step:?}");
+    }
 }
 
 /// A metrics page and an alarm are whatever answers at an address. A page says the same in whatever pieces it comes.

@@ -500,7 +500,7 @@ async fn a_dry_run_of_a_compaction_says_to_which_revision() {
     let dated = Dated::start(&cluster).await;
     let leader = cluster.leader().await;
     let mut janitor = Janitor::start(&cluster, leader, &yaml("")).await;
-    compacted_past(&recorder, &dated).await;
+    windows_all_along(&cluster, &recorder, &dated).await;
     // One that is stopped between a compaction and its record leaves nothing to go by.
     janitor.reload("compaction: { enabled: false, retention: 10s }\ndefrag: { enabled: false }\n").await;
     let window = format!("{}window", records::PREFIX);

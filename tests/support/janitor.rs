@@ -38,6 +38,8 @@ pub fn due_in(seconds: i64) -> String {
 
 /// One janitor beside one member.
 pub struct Janitor {
+    /// Before its folder, so that it has ended when that goes.
+    _rotating: Option<Rotating>,
     folder: TempDir,
     /// Where it listens.
     host: Ipv4Addr,
@@ -51,7 +53,6 @@ pub struct Janitor {
     program: Option<String>,
     /// Started with a clock of their own.
     faked: Vec<u32>,
-    _rotating: Option<Rotating>,
 }
 
 impl Janitor {

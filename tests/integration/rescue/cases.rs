@@ -41,9 +41,10 @@ pub async fn blocked(janitors: &[Janitor], reason: &str) -> String {
     let mut detail = String::new();
     for janitor in janitors {
         detail = eventually(&format!("blocked by {reason}"), PATIENCE, || async {
-            let status = janitor.status().await;
-            let detail = status["rescue"]["waiting_for"]["detail"].as_str()?.to_owned();
-            (janitor.metric(&series).await == Some(1.0)).then_some(detail)
+            let waits_for = janitor.status().await["rescue"]["waiting_for"].clone();
+            // The two are read one after the other: a slow answer may be what stands in the way for a moment.
+            let both = waits_for["reason"] == reason && janitor.metric(&series).await == Some(1.0);
+            both.then(|| waits_for["detail"].as_str().map(str::to_owned)).flatten()
         })
         .await;
     }
