@@ -30,8 +30,9 @@ const BETWEEN_STEPS: Duration = Duration::from_secs(2);
 const BEFORE_WINDOW: Duration = Duration::from_millis(500);
 
 /// Most windows that are read to bear one out. Between the compacted revision and the next one to compact to there is
-/// one for each compaction of that time: a few.
-const TRACED: usize = 64;
+/// one for each compaction of that time: a few, and as many as were missed when no janitor ran. These are three days of
+/// one in five minutes, and some seconds of reading.
+const TRACED: usize = 1024;
 
 /// How a compaction went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
