@@ -285,6 +285,10 @@ async fn a_leader_that_is_killed_in_a_followers_turn_costs_neither_the_turn_nor_
     assert!(history.overlaps().is_empty() && history.max_open_anywhere() == 1, "{history}");
     assert_once_each(&history);
     assert!(history.began_on_leaders().is_empty(), "{history}");
+    // A member in mid-defrag reads no user's rights: with authentication on it does not hand leadership on.
+    if history.tokens {
+        return;
+    }
     let defrag = &history.defrags_of(first)[0];
     let reigns = history.leadership().into_iter().filter(|reign| reign.member == first && reign.from > killed);
     for reign in reigns.filter(|reign| reign.from < defrag.to) {
