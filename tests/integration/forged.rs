@@ -4,22 +4,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use etcd_client::{Client, DeleteOptions, PutOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::faults::{assert_once_each, beside};
+use super::hostile::write;
 use super::rights::{add_users, client_at, with_auth};
-use super::rounds::{PATIENCE, janitors, rounds_yaml};
-use crate::support::garbage::free_pages;
+use super::rounds::{PATIENCE, janitors, rounds_yaml, wasteful};
 use crate::support::records::{self, PREFIX};
 use crate::support::rounds::{all_done, assert_in_turns, assert_one_at_a_time, first_round, says, waits_for};
 use crate::support::{Cluster, Recorder, Spec, due_in, eventually, usual_release};
 
 /// Three members with authentication on and something to do on each.
-async fn wasteful(stretched: Duration) -> Cluster {
-    let spec = Spec { stretch_defrags: Some(stretched), ..with_auth(&usual_release(), 3) };
-    let cluster = Cluster::start(spec).await;
+async fn with_work(stretched: Duration) -> Cluster {
+    let cluster = wasteful(Spec { stretch_defrags: Some(stretched), ..with_auth(&usual_release(), 3) }).await;
     add_users(&cluster).await;
-    free_pages(&cluster, 40).await;
     cluster
 }
 
@@ -30,11 +28,6 @@ async fn hostile(cluster: &Cluster, through: usize) -> Client {
     client
 }
 
-async fn write(hostile: &mut Client, key: &str, value: &Value) {
-    let written = hostile.put(format!("{PREFIX}{key}"), value.to_string(), None::<PutOptions>).await;
-    written.unwrap_or_else(|error| panic!("{key}: the role may write it: {error}"));
-}
-
 fn id(cluster: &Cluster, member: usize) -> String {
     format!("{:016x}", cluster.member(member).id)
 }
@@ -42,7 +35,7 @@ fn id(cluster: &Cluster, member: usize) -> String {
 /// In every defrag the queue is emptied, and the intent is deleted, or replaced by one of another member, or by rubbish.
 #[tokio::test]
 async fn what_is_taken_away_in_mid_defrag_lets_no_second_one_begin() {
-    let cluster = wasteful(Duration::from_secs(8)).await;
+    let cluster = with_work(Duration::from_secs(8)).await;
     let recorder = Recorder::start(&cluster).await;
     let yaml = rounds_yaml(&due_in(8), "window: 1h") + "etcd: { request_timeout: 2s }\nturn: { lease_ttl: 5s }\n";
     let janitors = janitors(&cluster, &yaml).await;
@@ -65,8 +58,8 @@ async fn what_is_taken_away_in_mid_defrag_lets_no_second_one_begin() {
             "db_size_in_use": 1, "at": "2020-01-01T00:00:00Z" });
         match done {
             0 => {}
-            1 => write(&mut hostile, "intent", &other).await,
-            _ => write(&mut hostile, "intent", &json!("rubbish")).await,
+            1 => write(&mut hostile, "intent", other.to_string()).await,
+            _ => write(&mut hostile, "intent", "rubbish").await,
         }
     }
     all_done(&janitors, PATIENCE).await;
@@ -79,7 +72,7 @@ async fn what_is_taken_away_in_mid_defrag_lets_no_second_one_begin() {
 #[tokio::test]
 #[ignore = "of the matrix: `make matrix` runs it"]
 async fn a_place_on_somebodys_lease_delays_rounds_until_they_end() {
-    let cluster = wasteful(Duration::from_millis(500)).await;
+    let cluster = with_work(Duration::from_millis(500)).await;
     let recorder = Recorder::start(&cluster).await;
     let mut hostile = hostile(&cluster, 0).await;
     let lease = hostile.lease_grant(3600, None).await.expect("a lease is anybody's").id();
@@ -116,7 +109,7 @@ async fn a_place_on_somebodys_lease_delays_rounds_until_they_end() {
 #[tokio::test]
 #[ignore = "of the matrix: `make matrix` runs it"]
 async fn an_outcome_before_its_time_spares_that_member_and_a_deleted_hold_is_over() {
-    let cluster = wasteful(Duration::from_millis(500)).await;
+    let cluster = with_work(Duration::from_millis(500)).await;
     let recorder = Recorder::start(&cluster).await;
     let due: DateTime<Utc> = Utc::now() + TimeDelta::seconds(12);
     let (schedule, round) =
@@ -125,7 +118,7 @@ async fn an_outcome_before_its_time_spares_that_member_and_a_deleted_hold_is_ove
     let member = id(&cluster, spared);
     let outcome = json!({ "v": 1, "round": round, "member": member, "name": "x", "outcome": "done",
         "ended_at": due.to_rfc3339() });
-    write(&mut hostile, &format!("rounds/{round}/{member}"), &outcome).await;
+    write(&mut hostile, &format!("rounds/{round}/{member}"), outcome.to_string()).await;
     let janitors = janitors(&cluster, &rounds_yaml(&schedule, "window: 1h")).await;
     let held = janitors[0].command(&["hold", "--for", "1h", "--reason", "disk swap"]).await;
     assert!(held.status.success(), "{held:?}");

@@ -12,7 +12,7 @@ use crate::support::records::PREFIX;
 use crate::support::rounds::{all_done, assert_one_at_a_time, knows_all, not_due, says};
 use crate::support::{Cluster, Janitor, Recorder, due_in, usual_release};
 
-async fn write(hostile: &mut Client, key: &str, value: impl Into<Vec<u8>>) {
+pub async fn write(hostile: &mut Client, key: &str, value: impl Into<Vec<u8>>) {
     let written = hostile.put(format!("{PREFIX}{key}"), value, None::<PutOptions>).await;
     written.unwrap_or_else(|error| panic!("{key}: the role may write it: {error}"));
 }
